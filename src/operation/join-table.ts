@@ -9,7 +9,7 @@
  * - finished and claimed: the table forgets it; the domain's own records decide about names.
  */
 import { createHash } from "node:crypto";
-import { describeError } from "../base/errors.ts";
+import { DomainError, describeError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import { Operation } from "./context.ts";
 
@@ -114,7 +114,7 @@ export class JoinTable<T> {
   }
 
   async #evict(op: Operation, key: string, entry: Entry<T>): Promise<void> {
-    entry.op.cancel(new Error(`${entry.op.name}: another request came under the same name`));
+    entry.op.cancel(new DomainError("cancelled", `${entry.op.name}: another request came under the same name`));
     const finished = entry.result.then(
       () => this.#disposeUnclaimed(key, entry),
       () => undefined,
