@@ -1,10 +1,10 @@
 // Where things are, and how the scripts of this folder start programs. Plain Node.js without dependencies: it runs
 // before anything is installed or built.
 
-import { spawn } from 'node:child_process';
-import { accessSync, constants } from 'node:fs';
-import { delimiter, dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { spawn } from "node:child_process";
+import { accessSync, constants } from "node:fs";
+import { delimiter, dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
 
 /** Absolute path of the checkout. */
 export const root = dirname(dirname(fileURLToPath(import.meta.url)));
@@ -29,30 +29,30 @@ const started = new Set();
  */
 export function run(command, args = [], { cwd = root, env = {}, capture = false, timeout = 0, input = null } = {}) {
   return new Promise((resolve) => {
-    const output = capture ? 'pipe' : 'inherit';
+    const output = capture ? "pipe" : "inherit";
     const child = spawn(command, args, {
       cwd,
       env: { ...process.env, ...env },
-      stdio: [input === null ? 'ignore' : 'pipe', output, output],
+      stdio: [input === null ? "ignore" : "pipe", output, output],
       detached: true,
     });
     started.add(child);
-    let stdout = '';
-    let stderr = '';
+    let stdout = "";
+    let stderr = "";
     let timedOut = false;
-    child.stdout?.setEncoding('utf8').on('data', (text) => {
+    child.stdout?.setEncoding("utf8").on("data", (text) => {
       stdout += text;
     });
-    child.stderr?.setEncoding('utf8').on('data', (text) => {
+    child.stderr?.setEncoding("utf8").on("data", (text) => {
       stderr += text;
     });
-    child.stdin?.on('error', () => {}).end(input ?? '');
+    child.stdin?.on("error", () => {}).end(input ?? "");
     const timer =
       timeout > 0
         ? setTimeout(() => {
             timedOut = true;
-            endGroup(child, 'SIGTERM');
-            setTimeout(() => endGroup(child, 'SIGKILL'), 5000).unref();
+            endGroup(child, "SIGTERM");
+            setTimeout(() => endGroup(child, "SIGKILL"), 5000).unref();
           }, timeout)
         : null;
     let over = false;
@@ -63,11 +63,11 @@ export function run(command, args = [], { cwd = root, env = {}, capture = false,
       started.delete(child);
       resolve({ code, signal, stdout, stderr, timedOut });
     };
-    child.on('error', (error) => {
+    child.on("error", (error) => {
       stderr += `${error.message}\n`;
       finish(127, null);
     });
-    child.on('close', (code, signal) => finish(code ?? 128, signal));
+    child.on("close", (code, signal) => finish(code ?? 128, signal));
   });
 }
 
@@ -76,8 +76,8 @@ export async function must(command, args = [], options = {}) {
   const result = await run(command, args, options);
   if (result.code === 0) return result;
   const why = result.timedOut ? `took longer than ${options.timeout} ms` : (result.signal ?? `exit code ${result.code}`);
-  const words = options.capture ? `\n${`${result.stdout}${result.stderr}`.trim().split('\n').slice(-30).join('\n')}` : '';
-  throw new Failure(`${[command, ...args].join(' ')}: ${why}${words}`);
+  const words = options.capture ? `\n${`${result.stdout}${result.stderr}`.trim().split("\n").slice(-30).join("\n")}` : "";
+  throw new Failure(`${[command, ...args].join(" ")}: ${why}${words}`);
 }
 
 /** Sends a signal to a started program and all that it started. */
@@ -86,13 +86,13 @@ export function endGroup(child, signal) {
   try {
     process.kill(-child.pid, signal);
   } catch (error) {
-    if (error.code !== 'ESRCH') throw error;
+    if (error.code !== "ESRCH") throw error;
   }
 }
 
 /** Absolute path of a program on PATH (sbin included, which an ordinary user's PATH leaves out), or null. */
 export function which(name) {
-  for (const directory of [...(process.env.PATH ?? '').split(delimiter), '/usr/local/sbin', '/usr/sbin', '/sbin']) {
+  for (const directory of [...(process.env.PATH ?? "").split(delimiter), "/usr/local/sbin", "/usr/sbin", "/sbin"]) {
     if (!directory) continue;
     const path = join(directory, name);
     try {
@@ -109,11 +109,11 @@ export function which(name) {
  */
 export function main(meta, body) {
   if (process.argv[1] !== fileURLToPath(meta.url)) return;
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) {
     process.once(signal, () => {
-      for (const child of started) endGroup(child, 'SIGTERM');
+      for (const child of started) endGroup(child, "SIGTERM");
       setTimeout(() => {
-        for (const child of started) endGroup(child, 'SIGKILL');
+        for (const child of started) endGroup(child, "SIGKILL");
         process.exit(130);
       }, 3000).unref();
       if (started.size === 0) process.exit(130);

@@ -1,0 +1,35 @@
+import { fileURLToPath } from "node:url";
+import { defineConfig } from "vitest/config";
+
+const seconds = 1000;
+
+/** A project's tests are the `*.test.ts` below test/<name>. */
+const project = (name: string, timeout: number, serial: boolean) => ({
+  extends: true as const,
+  test: {
+    name,
+    include: [`test/${name}/**/*.test.ts`],
+    testTimeout: timeout,
+    hookTimeout: Math.max(timeout, 20 * seconds),
+    // What takes the real kernel, the real ports and the real CNI state has the machine to itself.
+    fileParallelism: !serial,
+  },
+});
+
+export default defineConfig({
+  test: {
+    // A process per file: the addon and signal handling want a main thread of their own.
+    pool: "forks",
+    passWithNoTests: true,
+    restoreMocks: true,
+    env: { BERTH_TOOLS: fileURLToPath(new URL(".cache/tools", import.meta.url)) },
+    projects: [
+      project("unit", 10 * seconds, false),
+      project("native", 30 * seconds, true),
+      project("e2e", 90 * seconds, true),
+      project("security", 120 * seconds, true),
+      project("fault", 120 * seconds, true),
+      project("conformance", 1200 * seconds, true),
+    ],
+  },
+});
