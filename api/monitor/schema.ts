@@ -1,6 +1,6 @@
 /**
  * The messages between the daemon and a container's monitor: the one source from which
- * `generate.ts` makes `build/generated/monitor/protocol.ts` and `build/generated/monitor/protocol.h`.
+ * `generate.mjs` makes `build/generated/monitor/protocol.ts` and `build/generated/monitor/protocol.h`.
  *
  * Transport: SOCK_SEQPACKET, one message a packet, at most `maxFrameBytes`; fds by SCM_RIGHTS.
  * Frame: u16 type | u16 version | u32 request id | fields in order, little endian, no padding.
