@@ -253,6 +253,8 @@ export interface InterfaceStats {
 export interface PlanHandle {
   readonly bytes: number;
   readonly fdCount: number;
+  /** What the process gets of its own limits instead of what was asked, for messages; empty unless `clamp`. */
+  readonly clamped: readonly string[];
   close(): void;
 }
 
@@ -382,6 +384,11 @@ export interface Kernel {
   freezeCgroup(args: { readonly path: string; readonly frozen: boolean }): Promise<void>;
   /** Kills what is left, removes sub-groups and the leaf in each hierarchy; retries EBUSY for `timeoutMs`. Absent is success. */
   removeCgroup(args: { readonly path: string; readonly timeoutMs: number }): Promise<void>;
+  /**
+   * The file that counts OOM kills, opened for reading: `memory.events` (v2, oomKind 1 of the monitor's `configure`) or
+   * `memory.oom_control` (v1, oomKind 2); null where there is no memory controller.
+   */
+  openCgroupEvents(args: { readonly cgroup: CgroupHandle }): Promise<{ readonly kind: "v2" | "v1"; readonly file: FdHandle } | null>;
   /** Direct children of a cgroup in any hierarchy, names alone. */
   listCgroups(args: { readonly path: string }): Promise<readonly string[]>;
 
