@@ -122,7 +122,10 @@ export class Operation {
         (value) => {
           this.signal.removeEventListener("abort", onAbort);
           if (!settled) resolve(value);
-          else Promise.resolve(cleanup(value)).catch((error: unknown) => this.log.warn({ err: String(error) }, "clean-up of a late result failed"));
+          else
+            Promise.resolve(cleanup(value)).catch((error: unknown) =>
+              this.log.warn({ err: String(error) }, "clean-up of a late result failed"),
+            );
         },
         (error: unknown) => {
           this.signal.removeEventListener("abort", onAbort);

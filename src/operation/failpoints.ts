@@ -26,7 +26,10 @@ export function setFailpoints(text: string): void {
     const match = /^([\w.*-]+)=(?:(\d+)\*)?(error|delay|hang|kill)(?:\(([^)]*)\))?$/.exec(part);
     if (!match) throw new DomainError("invalid-argument", `failpoint ${JSON.stringify(part)} is not name=[N*]action[(argument)]`);
     const [, name = "", count, kind, argument = ""] = match;
-    active.set(name, { action: parseAction(kind ?? "", argument), remaining: count === undefined ? Number.POSITIVE_INFINITY : Number(count) });
+    active.set(name, {
+      action: parseAction(kind ?? "", argument),
+      remaining: count === undefined ? Number.POSITIVE_INFINITY : Number(count),
+    });
   }
 }
 
