@@ -177,7 +177,7 @@ async function bundle() {
     legalComments: "none",
     metafile: true,
     logLevel: "warning",
-    define: { "process.env.NODE_ENV": '"production"' },
+    define: { "process.env.NODE_ENV": '"production"', BERTH_VERSION: JSON.stringify(versionOfPackage()) },
     // Bundled CommonJS packages ask for these three.
     banner: {
       js: [
@@ -196,6 +196,8 @@ async function bundle() {
   }
   copyProducts();
 }
+
+const versionOfPackage = () => JSON.parse(readFileSync(at("package.json"), "utf8")).version;
 
 function copyProducts() {
   mkdirSync(at("dist/native"), { recursive: true });

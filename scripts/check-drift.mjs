@@ -1,6 +1,7 @@
 // node scripts/check-drift.mjs [ROOT]: what the documents say about the project is compared with the project.
 //
 // - README.md, AGENTS.md, CHANGELOG.md, SPECIFICATION.md and docs/**: links and paths in `code` lead somewhere, commands exist;
+// - package-lock.json: names no registry and has an entry for every platform's optional package, without which npm ci refuses it;
 // - docs/dependencies.md: exactly the npm, Debian and Go dependencies that the project has, with the versions it has;
 // - SPECIFICATION.md: a table whose rows hold numbers has a column "Shown by", and every such row names there, in `code`,
 //   a test file (`test/…`) or a benchmark (`npm run bench -- WORK`) that exists.
@@ -19,6 +20,7 @@ export function checkDrift(root) {
   const documents = ["README.md", "AGENTS.md", "CHANGELOG.md", "SPECIFICATION.md", ...markdownBelow(root, "docs")];
   return [
     ...documents.filter((file) => existsSync(join(root, file))).flatMap((file) => checkReferences(root, file, scripts)),
+    ...checkLock(root),
     ...checkDependencies(root),
     ...checkSpecification(root),
   ];
@@ -55,7 +57,7 @@ function checkReferences(root, file, scripts) {
     const first = path.split("/")[0];
     // Only what begins like a path of the checkout is one; patterns and placeholders name no single file.
     if (!/^[\w.@/-]+$/.test(path) || made.test(path)) continue;
-    const claims = path.includes("/") ? places.has(first) : /^[A-Z][\w-]*\.(md|txt)$/.test(path) || /\.(mjs|json|config\.ts)$/.test(path);
+    const claims = path.includes("/") ? places.has(first) : /^[A-Z][\w-]*\.(md|txt)$/.test(path) || /\.(mjs|config\.ts)$/.test(path);
     if (!claims || existsSync(join(root, path)) || existsSync(join(root, dirname(file), path))) continue;
     if (!path.includes("/") && isSomewhere(root, path)) continue;
     offences.push(`${file}:${lineAt(match.index)}: \`${match[1]}\` is not there`);
@@ -70,6 +72,32 @@ function isSomewhere(root, name) {
     if (!entry.isDirectory() || made.test(entry.name) || entry.name.startsWith(".")) return false;
     return readdirSync(join(root, entry.name), { recursive: true }).some((file) => file.split("/").at(-1) === name);
   });
+}
+
+// --- the lock file ---
+
+function checkLock(root) {
+  const file = "package-lock.json";
+  if (!existsSync(join(root, file))) return [`${file} is not there`];
+  const entries = JSON.parse(readFileSync(join(root, file), "utf8")).packages;
+  const offences = [];
+  for (const [path, entry] of Object.entries(entries)) {
+    if (entry.resolved !== undefined) offences.push(`${file}: ${path} names where it was fetched from`);
+    for (const name of Object.keys(entry.optionalDependencies ?? {})) {
+      if (path !== "" && lookUp(entries, path, name) === null) offences.push(`${file}: ${name}, optional for ${path}, has no entry`);
+    }
+  }
+  return offences;
+}
+
+/** Where Node.js would find a package from inside another one: its own node_modules, then those of the folders above. */
+function lookUp(entries, from, name) {
+  for (let base = from; ; ) {
+    const path = `${base === "" ? "" : `${base}/`}node_modules/${name}`;
+    if (path in entries) return path;
+    if (base === "") return null;
+    base = base.includes("/node_modules/") ? base.slice(0, base.lastIndexOf("/node_modules/")) : "";
+  }
 }
 
 // --- dependencies ---
