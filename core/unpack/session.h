@@ -33,7 +33,7 @@ struct SessionResult {
 };
 
 // write and finish block: call them from one thread that may wait, one after the other. abort may come from any thread,
-// at any time while the object lives, and ends both at once.
+// at any time while the object lives, and ends both at once. The process ignores SIGPIPE, as Node does.
 //
 // Errors: EBADMSG (not a layer), EFBIG (a limit), ECANCELED (abort), ENOSPC and other answers of the kernel; `step` is
 // unpack.start, unpack.feed, unpack.jail, unpack.decompress, unpack.extract or unpack.apply; `path` the archive's entry.
