@@ -1,5 +1,5 @@
 // node scripts/check-imports.mjs [ROOT]: holds the imports of src/** and the includes of the C++ rooms to the one-way
-// table of docs/architecture.md, and forbids circles between folders. Prints each offence as file:line.
+// one-way table below, and forbids circles between folders and between files. Prints each offence as file:line.
 
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join, normalize, relative } from "node:path";
@@ -63,18 +63,29 @@ function checkTypeScript(root) {
       else if (target.startsWith("src/")) edges.push({ from: file, to: target, place, typeOnly: use.typeOnly });
     }
   }
-  // Between rooms even types must not go in a circle; inside a room a folder's types may be shared by the folders below it.
-  offences.push(...circles(edges, (file) => file.split("/").slice(0, 2).join("/")));
+  // Between rooms even types must not go in a circle. Inside a room a folder and the folders below it belong together, so
+  // there only siblings count, and files whose code needs one another.
+  offences.push(...circles(edges, roomPath));
+  const inside = edges.filter((edge) => roomPath(edge.from) === roomPath(edge.to));
   offences.push(
     ...circles(
-      edges.filter((edge) => !edge.typeOnly && sameRoom(edge)),
+      inside.filter((edge) => !isAbove(dirname(edge.from), dirname(edge.to))),
       dirname,
+    ),
+  );
+  offences.push(
+    ...circles(
+      inside.filter((edge) => !edge.typeOnly),
+      (file) => file,
     ),
   );
   return offences;
 }
 
-const sameRoom = (edge) => edge.from.split("/")[1] === edge.to.split("/")[1];
+const roomPath = (file) => file.split("/").slice(0, 2).join("/");
+
+/** Whether one of two folders lies in the other. */
+const isAbove = (a, b) => `${a}/`.startsWith(`${b}/`) || `${b}/`.startsWith(`${a}/`);
 
 function roomOf(target) {
   const parts = target.split("/");
@@ -134,7 +145,7 @@ function resolveInclude(root, file, name) {
 
 // --- shared ---
 
-/** One offence for every circle among the folders that `folderOf` gives, naming an import for each of its steps. */
+/** One offence for every circle among the folders (or files) that `folderOf` gives, naming an import for each of its steps. */
 function circles(edges, folderOf) {
   const graph = new Map();
   for (const edge of edges) {

@@ -34,6 +34,7 @@ export const packages = [
   { name: "strace", group: "test", why: "counts the programs exec’ed per operation" },
   { name: "e2fsprogs", group: "test", why: "small filesystems for full-disk tests" },
   { name: "procps", group: "test", why: "the residue checker cross-checks with ps" },
+  { name: "zstd", group: "test", why: "compresses zstd layers of test images" },
   { name: "attr", group: "test", why: "sets and reads extended attributes of test layers" },
 
   { name: "containerd", group: "bench", why: "peer: containerd’s CRI plugin" },
