@@ -44,7 +44,12 @@ export interface ContainerSecurity {
   readonly addCapabilities: readonly string[];
   readonly dropCapabilities: readonly string[];
   readonly addAmbientCapabilities: readonly string[];
-  readonly namespaces: { readonly network: NamespaceMode; readonly pid: NamespaceMode; readonly ipc: NamespaceMode; readonly targetId: string };
+  readonly namespaces: {
+    readonly network: NamespaceMode;
+    readonly pid: NamespaceMode;
+    readonly ipc: NamespaceMode;
+    readonly targetId: string;
+  };
   /** null where not given; a uid of 0 is a uid. */
   readonly runAsUser: number | null;
   readonly runAsGroup: number | null;
@@ -138,7 +143,12 @@ export interface ContainerStatsView {
     readonly majorPageFaults: number;
   } | null;
   readonly swap: { readonly timestampNs: bigint; readonly usageBytes: number; readonly availableBytes: number } | null;
-  readonly writableLayer: { readonly timestampNs: bigint; readonly mountPoint: string; readonly usedBytes: number; readonly inodesUsed: number };
+  readonly writableLayer: {
+    readonly timestampNs: bigint;
+    readonly mountPoint: string;
+    readonly usedBytes: number;
+    readonly inodesUsed: number;
+  };
 }
 
 export interface ExecSyncRequest {

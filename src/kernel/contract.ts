@@ -215,7 +215,13 @@ export interface CgroupStats {
     readonly memory: PsiStats | null;
     readonly io: PsiStats | null;
   };
-  readonly io: readonly { readonly device: string; readonly readBytes: number; readonly writeBytes: number; readonly reads: number; readonly writes: number }[];
+  readonly io: readonly {
+    readonly device: string;
+    readonly readBytes: number;
+    readonly writeBytes: number;
+    readonly reads: number;
+    readonly writes: number;
+  }[];
   readonly hugetlb: readonly { readonly pageSize: string; readonly usageBytes: number; readonly maxUsageBytes: number }[];
 }
 
@@ -352,7 +358,12 @@ export interface Kernel {
   /** A detached overlay (volatile where it has an upper), by fsopen/fsmount. */
   mountOverlay(args: OverlayArgs): Promise<FdHandle>;
   /** open_tree(2); `clone` gives a detached copy, `readOnly` with mount_setattr. */
-  openTree(args: { readonly path: string; readonly clone: boolean; readonly recursive: boolean; readonly readOnly: boolean }): Promise<FdHandle>;
+  openTree(args: {
+    readonly path: string;
+    readonly clone: boolean;
+    readonly recursive: boolean;
+    readonly readOnly: boolean;
+  }): Promise<FdHandle>;
   /** move_mount(2) of a detached mount (a copy of it is attached, the handle stays usable) onto a visible path. */
   attachMount(args: { readonly mount: FdHandle; readonly path: string }): Promise<void>;
   /** umount2(2) with MNT_DETACH|UMOUNT_NOFOLLOW until nothing is mounted there; not mounted or absent is success. */
