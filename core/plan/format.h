@@ -76,11 +76,11 @@ enum class OpCode : uint16_t {
   kLoopbackUp,       // brings lo up in the present network namespace
 
   // -- mount tree of the container
-  kOpenSource,       // a0 slot, a1 open_tree flags (OPEN_TREE_CLONE, AT_RECURSIVE, …), s0 absolute host path: taken in the host's mount namespace, links followed. All come before kUnshare(CLONE_NEWNS)
+  kOpenSource,       // a0 slot, a1 open_tree flags (OPEN_TREE_CLONE, AT_RECURSIVE, …), a2 kMountOptional: an absent path leaves the slot empty; s0 absolute host path: taken in the host's mount namespace, links followed. All come before kUnshare(CLONE_NEWNS)
   kRootPropagation,  // a0 MS_* propagation (with MS_REC) of the new mount namespace's "/" before anything is mounted
   kAttachRoot,       // a0 fd index of the detached root, or kNone: then a1 is the slot of a kOpenSource. s0 host path for messages
   kMountFilesystem,  // a0 MOUNT_ATTR_* flags, a1 flags (kMount…), a2 mode of a directory that is made for the target, a3 propagation MS_* or 0; s0 type, s1 target, s2 block of "key=value" and "flag" for fsconfig, s3 source
-  kMountSlot,        // a0 slot of a detached mount, a1 attr_set, a2 attr_clr (its top mount), a3 flags (kMount…), a4 propagation MS_* (MS_REC: of the whole tree) or 0; s1 target, made as a directory or a file as the source is one
+  kMountSlot,        // a0 slot of a detached mount, a1 attr_set, a2 attr_clr (its top mount), a3 flags (kMount…), a4 propagation MS_* (MS_REC: of the whole tree) or 0; s1 target, made as a directory or a file as the source is one. With kMountOptional an empty slot is passed over
   kSetAttributes,    // a0 attr_set, a1 attr_clr, a2 AT_RECURSIVE or 0, a3 propagation or 0, a4 slot of a mount that is not attached yet, or kNone: the mount at target s1
   kMakeDirectory,    // a0 mode, a1 uid, a2 gid; s1 target; existing is fine
   kMakeNode,         // a0 mode with type, a1 device number (makedev), a2 uid, a3 gid; s1 target; s2 host path to bind where mknod is not permitted, or empty. An existing node of the same type and number is fine (mode and owner are set)
