@@ -32,8 +32,9 @@ struct ChildSpawn {
   pid_t pid = -1;       // create: the container's init. exec: the intermediate, which ends soon
   int pidfd = -1;       // owned by the caller
   int sync_fd = -1;     // the parent's end, non-blocking, owned by the caller
-  int error_number = 0;  // of clone3 itself or of reading the header; pid is then -1
+  int error_number = 0;  // of clone3 itself or of reading the header; pid, pidfd and sync_fd are then -1
   const char* syscall = nullptr;
+  const char* detail = nullptr;  // why the header is refused, or null
 };
 
 // Reads the header (pread), clones with its flags and returns; the child maps the plan and executes it.
