@@ -21,6 +21,7 @@ export const packages = [
   { name: "libarchive-dev", group: "build", why: "berth-unpack reads layer archives with it" },
   { name: "libzstd-dev", group: "build", why: "zstd layers" },
   { name: "libisal-dev", group: "build", why: "fast gzip decompression of layers" },
+  { name: "libssl-dev", group: "build", why: "SHA-256 of layers with the processor's instructions" },
   { name: "rapidjson-dev", group: "build", why: "config.json parser of the core (headers only)" },
 
   { name: "containernetworking-plugins", group: "run", why: "CNI plugins bridge, host-local, portmap, firewall" },
