@@ -22,6 +22,7 @@
  *   D ◀─ exited (unsolicited, request id 0) M      written to the exit file before it is sent
  *   D ◀─ hello ──────────────────────────── M      first message on every accepted connection
  *
+ * The exit file's contents are one `exited` frame with request id 0, byte for byte what is sent; renamed into place.
  * `failed` ends the request; it carries the Error of the core (errno, syscall, path, step, detail).
  * A monitor whose create has failed has undone what it made, and exits.
  */
