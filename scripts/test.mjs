@@ -76,7 +76,12 @@ async function runPlan(plan, deadline, vitestOptions) {
   const tools = new Set(able.flatMap((stage) => stages[stage]?.tools ?? []));
   if (tools.size > 0) {
     await timed("go tools", async () => {
-      for (const tool of await goTools([...tools])) if (tool.skipped !== null) skip(`the tests that need ${tool.name}`, tool.skipped);
+      try {
+        for (const tool of await goTools([...tools])) if (tool.skipped !== null) skip(`the tests that need ${tool.name}`, tool.skipped);
+      } catch (error) {
+        // The other tests can still tell something.
+        fail("go tools", error.message);
+      }
     });
   }
   mkdirSync(results, { recursive: true });
