@@ -1,4 +1,3 @@
-#include <linux/ioprio.h>
 #include <linux/sched.h>
 #include <sched.h>
 
@@ -12,6 +11,12 @@
 namespace berth::spec {
 
 namespace {
+
+// Values of ioprio_set(2). <linux/ioprio.h> of newer kernels names a parameter `class`, which is no C++.
+constexpr uint32_t kIoClassRealTime = 1;
+constexpr uint32_t kIoClassBestEffort = 2;
+constexpr uint32_t kIoClassIdle = 3;
+constexpr uint32_t kIoClassShift = 13;
 
 // 2^32-1 means "unchanged" to the kernel's calls, so it is never an id.
 uint32_t read_id(const json::Node& node) { return node.integer<uint32_t>(0, 0xfffffffeu); }
@@ -148,17 +153,17 @@ void read_scheduler(const json::Node& node, Scheduler& out) {
 }
 
 uint32_t read_io_priority(const json::Node& node) {
-  uint32_t io_class = IOPRIO_CLASS_BE;
+  uint32_t io_class = kIoClassBestEffort;
   uint32_t level = 0;
   node.members([&](string_view key, const json::Node& field) {
     if (key == "class") {
       const string_view name = field.string();
       if (name == "IOPRIO_CLASS_RT") {
-        io_class = IOPRIO_CLASS_RT;
+        io_class = kIoClassRealTime;
       } else if (name == "IOPRIO_CLASS_BE") {
-        io_class = IOPRIO_CLASS_BE;
+        io_class = kIoClassBestEffort;
       } else if (name == "IOPRIO_CLASS_IDLE") {
-        io_class = IOPRIO_CLASS_IDLE;
+        io_class = kIoClassIdle;
       } else {
         field.refuse("not an I/O priority class");
       }
@@ -166,7 +171,7 @@ uint32_t read_io_priority(const json::Node& node) {
       level = field.integer<uint32_t>(0, 7);
     }
   });
-  return io_class << IOPRIO_CLASS_SHIFT | level;
+  return io_class << kIoClassShift | level;
 }
 
 void read_environment(const json::Node& node, std::vector<string_view>& out) {
