@@ -54,26 +54,24 @@ Op& Builder::add(OpCode code, std::string_view step) {
 }
 
 Ref Builder::text(std::string_view value) {
-  const Ref ref = bytes(value.data(), value.size());
-  blob_.push_back('\0');
-  return ref;
+  return bytes(value.data(), value.size());
 }
 
 Ref Builder::bytes(const void* data, size_t size) {
   blob_.resize((blob_.size() + 7) & ~size_t{7});
   const Ref ref{static_cast<uint32_t>(blob_.size()), static_cast<uint32_t>(size)};
   if (size > 0) blob_.append(static_cast<const char*>(data), size);
+  blob_.push_back('\0');
   return ref;
 }
 
 Ref Builder::block(const std::vector<std::string_view>& strings) {
-  Ref ref = bytes(nullptr, 0);
+  std::string joined;
   for (const std::string_view string : strings) {
-    blob_.append(string);
-    blob_.push_back('\0');
+    joined.append(string);
+    joined.push_back('\0');
   }
-  ref.size = static_cast<uint32_t>(blob_.size() - ref.offset);
-  return ref;
+  return bytes(joined.data(), joined.size());
 }
 
 Result<uint32_t> Builder::borrow(int fd, std::string_view step) {

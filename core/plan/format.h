@@ -21,7 +21,7 @@ inline constexpr uint32_t kNone = 0xffffffff;
 
 enum class Kind : uint32_t { kCreate = 1, kExec = 2 };
 
-// A string or byte range of the blob. Strings are followed by a NUL that `size` does not count. Every range begins at a
+// A string or byte range of the blob. Each is followed by a NUL that `size` does not count. Every range begins at a
 // multiple of 8, so that numbers in it can be read in place. "Block" below means strings ending in NUL one after
 // another, the last NUL counted in `size`; an empty block has size 0.
 struct Ref {

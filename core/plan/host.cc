@@ -2,23 +2,21 @@
 
 #include <fcntl.h>
 #include <linux/capability.h>
-#include <linux/magic.h>
 #include <sys/prctl.h>
-#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <charconv>
-#include <set>
 #include <string_view>
 
 #include "core/base/fd.h"
+#include "core/cgroup/layout.h"
 
 namespace berth::plan {
 
 namespace {
 
-constexpr std::string_view kCgroupRoot = "/sys/fs/cgroup";
+constexpr std::string_view kCgroupRoot = "/sys/fs/cgroup/";
 
 std::string read_file(const char* path) {
   const Fd file(open(path, O_RDONLY | O_CLOEXEC));
@@ -55,22 +53,6 @@ CallerPrivileges read_privileges() {
   return out;
 }
 
-std::vector<std::string_view> split(std::string_view text, char separator) {
-  std::vector<std::string_view> out;
-  while (true) {
-    const size_t end = text.find(separator);
-    out.push_back(text.substr(0, end));
-    if (end == std::string_view::npos) return out;
-    text.remove_prefix(end + 1);
-  }
-}
-
-// Options of the superblock that are not part of what names the hierarchy.
-bool is_incidental(std::string_view option) {
-  return option == "rw" || option == "ro" || option == "xattr" || option == "noprefix" || option == "clone_children" ||
-         option == "cpuset_v2_mode" || option == "favordynmods" || option.starts_with("release_agent=");
-}
-
 }  // namespace
 
 const CallerPrivileges& caller_privileges() {
@@ -78,41 +60,25 @@ const CallerPrivileges& caller_privileges() {
   return instance;
 }
 
-std::vector<CgroupHierarchy> parse_cgroup_hierarchies(const std::string& mountinfo) {
-  std::vector<CgroupHierarchy> out;
-  std::set<std::string_view> seen;
-  for (const std::string_view line : split(mountinfo, '\n')) {
-    // proc(5): id parent device root mount-point options [tags…] - type source super-options
-    const size_t dash = line.find(" - ");
-    if (dash == std::string_view::npos) continue;
-    const std::vector<std::string_view> before = split(line.substr(0, dash), ' ');
-    const std::vector<std::string_view> after = split(line.substr(dash + 3), ' ');
-    if (before.size() < 6 || after.size() < 3 || after[0] != "cgroup") continue;
-    const std::string_view mount_point = before[4];
-    if (!mount_point.starts_with(kCgroupRoot) || mount_point.size() <= kCgroupRoot.size() + 1) continue;
-    const std::string_view name = mount_point.substr(kCgroupRoot.size() + 1);
-    if (name.find('/') != std::string_view::npos || !seen.insert(mount_point).second) continue;
-    CgroupHierarchy hierarchy;
-    hierarchy.mount_point = mount_point;
-    hierarchy.name = name;
-    for (const std::string_view option : split(after[2], ',')) {
-      if (option.empty() || is_incidental(option)) continue;
-      if (option.starts_with("name=")) hierarchy.options.emplace_back("none");
-      hierarchy.options.emplace_back(option);
-    }
-    if (!hierarchy.options.empty()) out.push_back(std::move(hierarchy));
-  }
-  return out;
-}
-
 const HostCgroups& host_cgroups() {
   static const HostCgroups instance = [] {
     HostCgroups out;
-    struct statfs status = {};
-    if (statfs(kCgroupRoot.data(), &status) == 0 && status.f_type == CGROUP2_SUPER_MAGIC) {
-      out.unified = true;
-    } else {
-      out.hierarchies = parse_cgroup_hierarchies(read_file("/proc/self/mountinfo"));
+    const auto layout = cgroup::detect_layout();
+    // A host without any gets an empty directory.
+    if (!layout.ok()) return out;
+    out.unified = layout.value().v2();
+    if (out.unified) return out;
+    for (const cgroup::Hierarchy& found : layout.value().hierarchies) {
+      const std::string_view mount = found.mount;
+      if (!mount.starts_with(kCgroupRoot) || found.controllers.empty()) continue;
+      CgroupHierarchy hierarchy;
+      hierarchy.mount_point = found.mount;
+      hierarchy.name = mount.substr(kCgroupRoot.size());
+      for (const std::string& controller : found.controllers) {
+        if (controller.starts_with("name=")) hierarchy.options.emplace_back("none");
+        hierarchy.options.push_back(controller);
+      }
+      out.hierarchies.push_back(std::move(hierarchy));
     }
     return out;
   }();

@@ -31,9 +31,6 @@ struct HostCgroups {
 
 const HostCgroups& host_cgroups();
 
-// From the text of /proc/self/mountinfo; for host_cgroups() and its tests.
-std::vector<CgroupHierarchy> parse_cgroup_hierarchies(const std::string& mountinfo);
-
 // The kernel enforces AppArmor.
 bool apparmor_enabled();
 
