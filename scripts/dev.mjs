@@ -3,7 +3,7 @@
 // pods and the root.
 
 import { spawn } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, watch, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmdirSync, rmSync, watch, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { build } from "./build.mjs";
@@ -140,5 +140,13 @@ async function removePlace(place) {
     return 1;
   }
   rmSync(place.root, { recursive: true, force: true });
+  const hierarchies = ["/sys/fs/cgroup", ...readdirSync("/sys/fs/cgroup").map((name) => join("/sys/fs/cgroup", name))];
+  for (const path of hierarchies.flatMap((hierarchy) => place.cgroups.map((cgroup) => join(hierarchy, cgroup)))) {
+    try {
+      rmdirSync(path);
+    } catch (error) {
+      if (error.code === "EBUSY") say(`dev: ${path} stays, it is in use`);
+    }
+  }
   return 0;
 }
