@@ -12,7 +12,7 @@
 import type { handleServerStreamingCall, handleUnaryCall, ServerUnaryCall, ServerWritableStream } from "@grpc/grpc-js";
 import { encodeMessage, type RequestOf, type ResponseInputOf, type Rpc, type RpcTable } from "../../api/cri/service-definition.ts";
 import { monotonicMs } from "../base/clock.ts";
-import { DomainError, describeError, toError } from "../base/errors.ts";
+import { DomainError, toError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import type { OperationObserver } from "../metrics/operation-metrics.ts";
 import { Operation } from "../operation/context.ts";
@@ -64,10 +64,12 @@ export class Interceptor {
 
   unary<R extends Rpc>(name: string, rpc: R, handler: UnaryHandler<R>): handleUnaryCall<Buffer, Buffer> {
     return (call, callback) => {
-      this.#answer(name, rpc, handler, call).then(
-        (bytes) => callback(null, bytes),
-        (failure: Failure) => callback(serviceError(failure)),
-      );
+      this.#answer(name, rpc, handler, call)
+        .then(
+          (bytes) => callback(null, bytes),
+          (failure: Failure) => callback(serviceError(failure)),
+        )
+        .catch((error: unknown) => this.#options.log.error({ operation: name, err: String(error) }, "an answer could not be sent"));
     };
   }
 
@@ -152,7 +154,8 @@ export class Interceptor {
     const timeoutMs = deadline === null ? fallback : Math.max(0, deadline - Date.now());
     const op = new Operation({ name, log, timeoutMs, ids: requestIds(request) });
     call.on("cancelled", () => {
-      // grpc-js reports a passed deadline as a cancellation too.
+      // grpc-js says so at the end of every call, and reports a passed deadline as a cancellation too.
+      if (!this.#operations.has(op)) return;
       const late = deadline !== null && Date.now() >= deadline;
       op.cancel(new DomainError(late ? "deadline-exceeded" : "cancelled", late ? lateText(op) : `${name} was cancelled by its caller`));
     });
@@ -176,17 +179,23 @@ export class Interceptor {
   #logEnd(name: string, op: Operation | null, code: string, outcome: Outcome): void {
     const log = op?.log ?? this.#options.log.child({ operation: name });
     const fields = op === null ? { code } : { code, durationMs: Math.round((monotonicMs() - op.startedAtMs) * 100) / 100 };
-    const error = outcome.failure === null ? null : outcome.thrown;
     if (outcome.failure === null) {
       if (quietRpcs.test(name)) log.debug(fields, "done");
       else log.info({ ...fields, phases: op?.phases.toJSON() }, "done");
-    } else if (code === "INTERNAL") {
-      log.error({ ...fields, err: describeError(error), stack: toError(error).stack, phases: op?.phases.toJSON() }, "failed");
-    } else if (code === "UNIMPLEMENTED" || (code === "NOT_FOUND" && quietRpcs.test(name))) {
-      log.debug({ ...fields, err: describeError(error) }, "refused");
-    } else {
-      log.warn({ ...fields, err: describeError(error), phases: op?.phases.toJSON() }, "failed");
+      return;
     }
+    const err = outcome.failure.details;
+    if (code === "INTERNAL") log.error({ ...fields, err, stack: stackOf(outcome.thrown), phases: op?.phases.toJSON() }, "failed");
+    else if (code === "UNIMPLEMENTED" || (code === "NOT_FOUND" && quietRpcs.test(name))) log.debug({ ...fields, err }, "refused");
+    else log.warn({ ...fields, err, phases: op?.phases.toJSON() }, "failed");
+  }
+}
+
+function stackOf(thrown: unknown): string | undefined {
+  try {
+    return toError(thrown).stack;
+  } catch {
+    return undefined;
   }
 }
 

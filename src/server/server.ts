@@ -147,7 +147,9 @@ async function stop(op: Operation, server: Server, interceptor: Interceptor, log
     log.warn({ inFlight: interceptor.inFlight, err: describeError(error) }, "calls still run while the server stops: they are cancelled");
     interceptor.cancelAll(new DomainError("unavailable", "the runtime is stopping"));
     const grace = op.detached("server.cancel", cancelGraceMs);
-    await grace.race(Promise.all([drained, closed])).catch(() => log.error({ inFlight: interceptor.inFlight }, "cancelled calls have not ended"));
+    await grace
+      .race(Promise.all([drained, closed]))
+      .catch(() => log.error({ inFlight: interceptor.inFlight }, "cancelled calls have not ended"));
     grace.dispose();
   } finally {
     server.forceShutdown();

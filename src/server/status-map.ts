@@ -19,7 +19,7 @@ const maxDetailsLength = 4096;
 /** Code and text for whatever was thrown. A foreign error and a SystemError are INTERNAL with their own text. */
 export function failureOf(thrown: unknown): Failure {
   const { code, prefix = "" } = mappingOf(errorKind(thrown));
-  const text = describeError(thrown);
+  const text = textOf(thrown);
   const details = prefix === "" || text.startsWith(prefix) ? text : `${prefix}${prefix.endsWith(":") ? " " : ": "}${text}`;
   return { code, details: wellFormed(details.length > maxDetailsLength ? `${details.slice(0, maxDetailsLength)}…` : details) };
 }
@@ -27,6 +27,15 @@ export function failureOf(thrown: unknown): Failure {
 /** `NOT_FOUND` for logs and metrics. */
 export function codeName(code: status): string {
   return status[code] ?? "UNKNOWN";
+}
+
+/** Whatever was thrown has a text, even an object that throws when it is read. */
+function textOf(thrown: unknown): string {
+  try {
+    return describeError(thrown) || "unknown error";
+  } catch {
+    return "an error without a readable message";
+  }
 }
 
 /** grpc-js percent-encodes the text and throws on half a surrogate pair. */
