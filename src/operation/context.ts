@@ -3,7 +3,7 @@
  * time goes. It is the first parameter of everything that can wait. No code below calls `setTimeout`
  * or `Promise.race` by itself: it uses `wait`, `race` and `raceWithCleanup`.
  */
-import { randomBytes } from "node:crypto";
+import { randomUUID } from "node:crypto";
 import { monotonicMs } from "../base/clock.ts";
 import { DomainError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
@@ -22,7 +22,8 @@ export interface OperationOptions {
 }
 
 export class Operation {
-  readonly id: string = randomBytes(6).toString("hex");
+  /** 12 hex digits; randomUUID keeps random bytes in store, so that a call costs no system call. */
+  readonly id: string = randomUUID().slice(-12);
   readonly name: string;
   readonly log: Logger;
   readonly ids: Record<string, string>;
