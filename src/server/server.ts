@@ -18,6 +18,7 @@ import { containerStatsRpcs } from "./container-stats.ts";
 import { execRpcs } from "./exec.ts";
 import { imageRpcs } from "./images.ts";
 import { type Handlers, Interceptor, type UnaryHandler } from "./interceptor.ts";
+import { allowLongDeadlines } from "./long-deadlines.ts";
 import { type RuntimeFacts, runtimeInfoRpcs } from "./runtime-info.ts";
 import { sandboxLifecycleRpcs } from "./sandbox-lifecycle.ts";
 import { sandboxReadRpcs } from "./sandbox-read.ts";
@@ -132,7 +133,10 @@ function listen(server: Server, path: string): Promise<void> {
   return new Promise((resolve, reject) => {
     server.bindAsync(`unix:${path}`, ServerCredentials.createInsecure(), (error) => {
       if (error) reject(new DomainError("unavailable", `cannot listen on ${path}: ${error.message}`, { cause: error }));
-      else resolve();
+      else {
+        allowLongDeadlines(server);
+        resolve();
+      }
     });
   });
 }

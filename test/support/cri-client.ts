@@ -26,6 +26,8 @@ export interface CallOptions {
   readonly timeoutMs?: number | null;
   /** Cancels the call. */
   readonly signal?: AbortSignal;
+  /** Further headers. */
+  readonly metadata?: Readonly<Record<string, string>>;
 }
 
 type UnaryCall<R extends Rpc> = (request: RequestInputOf<R> | Uint8Array, options?: CallOptions) => Promise<ResponseOf<R>>;
@@ -81,7 +83,7 @@ function serviceClient<T extends RpcTable>(client: Client, table: T): ServiceCli
           requestSerialize,
           responseDeserialize,
           request,
-          new Metadata(),
+          metadataOf(options),
           deadlineOf(options),
           (error, response) => {
             options.signal?.removeEventListener("abort", cancel);
@@ -99,7 +101,7 @@ function serviceClient<T extends RpcTable>(client: Client, table: T): ServiceCli
         requestSerialize,
         responseDeserialize,
         request,
-        new Metadata(),
+        metadataOf(options),
         deadlineOf(options),
       );
       options.signal?.addEventListener("abort", () => call.cancel(), { once: true });
@@ -112,4 +114,10 @@ function serviceClient<T extends RpcTable>(client: Client, table: T): ServiceCli
 
 function deadlineOf({ timeoutMs = defaultTimeoutMs }: CallOptions): { deadline?: number } {
   return timeoutMs === null ? {} : { deadline: Date.now() + timeoutMs };
+}
+
+function metadataOf(options: CallOptions): Metadata {
+  const metadata = new Metadata();
+  for (const [key, value] of Object.entries(options.metadata ?? {})) metadata.set(key, value);
+  return metadata;
 }

@@ -549,6 +549,21 @@ describe("the operation of a call", () => {
       .toContain('berth_operations_errors_total{operation="PullImage",code="DEADLINE_EXCEEDED"} 1');
   });
 
+  test("a deadline of a month, as a long grace period gives, is not a passed one", async () => {
+    const { client, containers } = await startFakeServer();
+    const monthMs = 31 * 24 * 3600_000;
+    // grpc-js as a client cannot hold such a deadline either, so the header is given by hand.
+    const timeouts = ["2678400S", "44640M", "744H", "99999999H"];
+    for (const timeout of timeouts) {
+      const answer = await client.runtime.StopContainer(
+        { containerId, timeout: monthMs / 1000 },
+        { timeoutMs: null, metadata: { "grpc-timeout": timeout } },
+      );
+      expect(answer).toEqual({});
+    }
+    expect(containers.stops.map(({ remainingMs }) => Math.round((remainingMs ?? 0) / 3600_000))).toEqual(timeouts.map(() => 24 * 24));
+  });
+
   test("a cancelled call aborts the signal", async () => {
     const { client, images } = await startFakeServer();
     let reason: unknown = null;
