@@ -33,7 +33,7 @@ constexpr Shape kShapes[] = {
     {OpCode::kSetHostname, "", "o"},
     {OpCode::kSetDomainname, "", "o"},
     {OpCode::kLoopbackUp, "", ""},
-    {OpCode::kOpenSource, "ln", "t"},
+    {OpCode::kOpenSource, "lnn", "t"},
     {OpCode::kRootPropagation, "n", ""},
     {OpCode::kAttachRoot, "jm", "o"},
     {OpCode::kMountFilesystem, "nnnn", "ttko"},

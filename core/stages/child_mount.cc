@@ -189,7 +189,7 @@ void child_open_source(Child& child) {
   const char* path = child_text(child, op.s[0]);
   const int fd = sys::open_tree(AT_FDCWD, path, static_cast<unsigned>(op.a[1]));
   if (fd < 0) {
-    if ((errno == ENOENT || errno == EPERM) && slot_is_optional(child, op.a[0])) return;
+    if (op.a[2] == plan::kMountOptional && (errno == ENOENT || errno == ENOTDIR)) return;
     child_fail(child, "open_tree", path);
   }
   child_set_slot(child, op.a[0], fd);
