@@ -53,7 +53,10 @@ export async function bindSocket(
   }
 }
 
-/** Makes it 0750 root:group; one that exists is left as it is, unless everybody may write to it. */
+/**
+ * Makes it 0750 root:group. One that exists is refused where everybody may write to it, opened to the group where it is the
+ * daemon's own and private (the group could not reach the socket), and otherwise left as it is: it may be /run itself.
+ */
 async function prepareDirectory(directory: string, gid: number): Promise<void> {
   const made = await mkdir(directory, { recursive: true, mode: directoryMode });
   if (made !== undefined) {
@@ -65,6 +68,10 @@ async function prepareDirectory(directory: string, gid: number): Promise<void> {
   if ((mode & 0o002) !== 0)
     throw new DomainError("failed-precondition", `the directory of the socket, ${directory}, is writable by everybody`);
   const own = process.getuid?.();
+  if (uid === own && (mode & 0o077) === 0 && gid !== process.getgid?.()) {
+    await chown(directory, -1, gid);
+    await chmod(directory, directoryMode);
+  }
   if (uid !== own && uid !== 0)
     throw new DomainError("failed-precondition", `the directory of the socket, ${directory}, belongs to user ${uid}`);
 }

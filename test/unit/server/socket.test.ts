@@ -88,6 +88,20 @@ describe("the socket", () => {
     await expect(bound).rejects.toMatchObject({ kind: "failed-precondition", message: expect.stringContaining("writable by everybody") });
   });
 
+  test.runIf(process.getuid?.() === 0)("is within reach of its group in a private directory; another directory is left alone", async () => {
+    const directory = temporaryDirectory();
+    for (const [name, mode, wanted] of [
+      ["private", 0o700, 0o750],
+      ["shared", 0o755, 0o755],
+    ] as const) {
+      const path = join(directory, name, "berth.sock");
+      mkdirSync(join(directory, name), { mode });
+      await bindSocket(testOperation(), path, 4242, listener().listen);
+      const parent = lstatSync(join(directory, name));
+      expect([parent.mode & 0o777, parent.gid, lstatSync(path).gid]).toEqual([wanted, name === "private" ? 4242 : gid, 4242]);
+    }
+  });
+
   test("whose path the kernel could not hold is refused with its length", async () => {
     const path = join(temporaryDirectory(), "x".repeat(100), "berth.sock");
     await expect(bindSocket(testOperation(), path, gid, listener().listen)).rejects.toMatchObject({ kind: "invalid-argument" });
