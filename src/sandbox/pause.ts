@@ -8,7 +8,10 @@ export function watchPause(ctx: SandboxContext, live: LiveSandbox, pause: Proces
   live.pause = pause;
   pause.exited().then(
     ({ exitCode, signal }) => pauseEnded(ctx, live, pause, describeEnd(exitCode, signal)),
-    (error: unknown) => ctx.log.error({ sandboxId: live.record.id, err: describeError(error) }, "the pause process cannot be watched"),
+    (error: unknown) => {
+      if (live.pause === pause)
+        ctx.log.error({ sandboxId: live.record.id, err: describeError(error) }, "the pause process cannot be watched");
+    },
   );
 }
 

@@ -63,8 +63,9 @@ export async function releaseShm(ctx: SandboxContext, live: LiveSandbox): Promis
   if (live.record.config.namespaces.ipc === "pod") await ctx.kernel.unmount({ path: ctx.paths.shm(live.record.id) });
 }
 
-/** Out of sight at once; deleted behind. */
+/** Out of sight at once; deleted behind. Never with something mounted in it, which nobody would find there any more. */
 export async function releaseDirectory(ctx: SandboxContext, live: LiveSandbox): Promise<void> {
+  if (!live.record.released) await releaseShm(ctx, live);
   await discardDirectory(ctx, live.record.id);
 }
 

@@ -8,8 +8,8 @@ import type { Operation } from "../operation/context.ts";
 import { JoinTable } from "../operation/join-table.ts";
 import type { SandboxContext } from "./context.ts";
 import { createSandbox } from "./create.ts";
+import { discardSandbox } from "./discard.ts";
 import type { LiveSandbox } from "./registry.ts";
-import { removeSandbox } from "./remove.ts";
 import type { SandboxConfig, SandboxView } from "./types.ts";
 import { sandboxKey, validateSandbox } from "./validate.ts";
 
@@ -35,7 +35,7 @@ export class SandboxRunner {
       const live = await ctx.joins.join(op, key, requestHash, {
         create: (own) => createSandbox(ctx, own, { config, requestHash, plan, wanted: () => (this.#waiting.get(waitKey) ?? 0) > 0 }),
         claim: (result) => claim(ctx, result),
-        dispose: (own, result) => removeSandbox(ctx, own, result),
+        dispose: (own, result) => dispose(ctx, own, result),
       });
       return live.view;
     } finally {
@@ -45,18 +45,19 @@ export class SandboxRunner {
 
   /**
    * Sandboxes that stand under the name already. A ready one of the same request is the answer that an earlier caller
-   * did not get. What is left of failed or forgotten creates is removed first.
+   * did not get. What is left of failed or forgotten creates is removed first; what cannot be removed is no reason to
+   * refuse, since the new one has another id.
    */
   async #settleNamesakes(op: Operation, key: string, requestHash: string): Promise<LiveSandbox | null> {
     const ctx = this.#ctx;
     for (const live of ctx.registry.withKey(key)) {
       if (!live.visible) {
         // One that is being made, or waits to be claimed, is the join table's; any other is due to be undone.
-        if (!ctx.joins.has(key)) await this.#undoHidden(op, live);
+        if (!ctx.joins.has(key)) await discardSandbox(ctx, op, live);
         continue;
       }
       if (live.record.leftovers.length > 0) {
-        await removeSandbox(ctx, op, live);
+        await discardSandbox(ctx, op, live);
       } else if (live.record.requestHash === requestHash && live.view.state === "ready" && live.removing === null) {
         return live;
       } else if (live.removing !== null) {
@@ -70,21 +71,15 @@ export class SandboxRunner {
     return null;
   }
 
-  /** What cannot be undone is no reason to refuse: the new one has another id. Recovery or a Remove tries again. */
-  async #undoHidden(op: Operation, live: LiveSandbox): Promise<void> {
-    try {
-      await removeSandbox(this.#ctx, op, live);
-    } catch (error) {
-      op.throwIfAborted();
-      op.log.warn({ sandboxId: live.record.id, err: describeError(error) }, "a forgotten create of the same name could not be undone");
-    }
-  }
-
   #count(waitKey: string, change: number): void {
     const count = (this.#waiting.get(waitKey) ?? 0) + change;
     if (count > 0) this.#waiting.set(waitKey, count);
     else this.#waiting.delete(waitKey);
   }
+}
+
+async function dispose(ctx: SandboxContext, op: Operation, live: LiveSandbox): Promise<void> {
+  if (!(await discardSandbox(ctx, op, live))) throw new DomainError("internal", live.record.reason, { ids: { sandboxId: live.record.id } });
 }
 
 function claim(ctx: SandboxContext, live: LiveSandbox): void {

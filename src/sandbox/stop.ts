@@ -29,23 +29,25 @@ async function detached(ctx: SandboxContext, op: Operation, live: LiveSandbox): 
 /** Under the sandbox's mutex. */
 export async function stopNow(ctx: SandboxContext, op: Operation, live: LiveSandbox): Promise<void> {
   if (live.gone) return;
-  const marked = markStopped(ctx, live);
+  const marked = markStopped(ctx, op, live);
   await op.step("sandbox.stop.containers", () => endContainers(ctx, op, live, marked));
   if (live.record.released) return;
   const failures: unknown[] = [];
+  // A kernel call that hangs is given up with the operation; repeating it is harmless.
+  const step = (name: string, work: () => Promise<void>): Promise<void> => op.step(name, () => op.race(work()));
   const attempt = async (chain: () => Promise<void>): Promise<void> => {
     await chain().catch((error: unknown) => failures.push(error));
   };
   await Promise.all([
     attempt(async () => {
       await op.step("sandbox.stop.network", () => releaseNetwork(ctx, op, live));
-      await op.step("sandbox.stop.namespace", () => releaseNamespace(ctx, live));
+      await step("sandbox.stop.namespace", () => releaseNamespace(ctx, live));
     }),
     attempt(async () => {
-      await op.step("sandbox.stop.pause", () => releasePause(ctx, op, live));
-      await op.step("sandbox.stop.cgroup", () => releaseCgroup(ctx, live));
+      await step("sandbox.stop.pause", () => releasePause(ctx, op, live));
+      await step("sandbox.stop.cgroup", () => releaseCgroup(ctx, live));
     }),
-    attempt(() => op.step("sandbox.stop.shm", () => releaseShm(ctx, live))),
+    attempt(() => step("sandbox.stop.shm", () => releaseShm(ctx, live))),
   ]);
   ctx.registry.change(live, { released: failures.length === 0, pause: live.pause ? live.record.pause : null });
   await attempt(() => op.step("sandbox.stop.record", () => ctx.registry.persist(live)));
@@ -56,18 +58,17 @@ export async function stopNow(ctx: SandboxContext, op: Operation, live: LiveSand
 }
 
 /** At once in memory, so that no container is made in it any more; the write goes on beside the end of the containers. */
-function markStopped(ctx: SandboxContext, live: LiveSandbox): Promise<void> {
+async function markStopped(ctx: SandboxContext, op: Operation, live: LiveSandbox): Promise<void> {
   if (live.record.phase === "creating") ctx.registry.change(live, {}, "undo-failed");
-  if (live.record.phase !== "ready") return Promise.resolve();
+  if (live.record.phase !== "ready") return;
   ctx.registry.change(live, { reason: "stopped" }, "stopped");
   if (live.visible) ctx.events.publish({ type: "stopped", sandbox: live.view });
-  return ctx.registry.persist(live);
+  // The stop can be repeated from the record of a ready sandbox, too: a write that failed is no reason not to stop.
+  await ctx.registry.persist(live).catch((error: unknown) => op.log.warn({ err: describeError(error) }, "the record was not written"));
 }
 
 async function endContainers(ctx: SandboxContext, op: Operation, live: LiveSandbox, marked: Promise<void>): Promise<void> {
-  // The stop is repeatable from the record of a ready sandbox, too: a write that failed is no reason not to stop.
-  const written = marked.catch((error: unknown) => op.log.warn({ err: describeError(error) }, "the record was not written"));
   // A hidden sandbox has never had a container.
   if (live.visible) await ctx.hooks.stopAll(op, live.record.id);
-  await written;
+  await marked;
 }

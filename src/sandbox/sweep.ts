@@ -10,10 +10,10 @@ import type { Operation } from "../operation/context.ts";
 import { forEachBounded } from "./bounded.ts";
 import { cgroupLeafPath, cgroupParentPath } from "./cgroup-path.ts";
 import type { SandboxContext } from "./context.ts";
+import { discardSandbox } from "./discard.ts";
 import { namespacePrefix } from "./paths.ts";
 import type { LiveSandbox } from "./registry.ts";
 import { discardDirectory } from "./release.ts";
-import { removeSandbox } from "./remove.ts";
 
 const undoAtOnce = 4;
 
@@ -28,22 +28,9 @@ export async function sweep(ctx: SandboxContext, op: Operation, damaged: readonl
   for (const name of await names(ctx.paths.removed)) await ctx.kernel.removeTree({ path: join(ctx.paths.removed, name) });
 }
 
-/** Where it fails, it becomes a visible not-ready sandbox: whoever lists it removes it. */
 async function undoUnfinished(ctx: SandboxContext, op: Operation, live: LiveSandbox): Promise<void> {
   const { id, phase } = live.record;
-  try {
-    await removeSandbox(ctx, op, live);
-    ctx.log.info({ sandboxId: id, phase }, "an unfinished sandbox was undone");
-  } catch (error) {
-    op.throwIfAborted();
-    const reason = `it was not finished and could not be undone: ${describeError(error)}`;
-    ctx.log.warn({ sandboxId: id, err: describeError(error) }, "an unfinished sandbox could not be undone");
-    if (live.gone) return;
-    const transition = live.record.phase === "creating" ? "undo-failed" : "stopped";
-    ctx.registry.change(live, { claimed: true, reason, leftovers: [{ step: "recover", error: describeError(error) }] }, transition);
-    ctx.registry.show(live);
-    await ctx.registry.persist(live).catch(() => undefined);
-  }
+  if (await discardSandbox(ctx, op, live)) ctx.log.info({ sandboxId: id, phase }, "an unfinished sandbox was undone");
 }
 
 /** Ids that directories, namespaces or damaged records have and no sandbox has. */

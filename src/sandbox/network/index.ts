@@ -41,7 +41,7 @@ export class PodNetwork {
   /** Reads the configuration, then follows it. */
   async start(): Promise<void> {
     await this.refresh();
-    this.#watch ??= watchDirectory(this.#deps.config.configDirectory, () => void this.refresh());
+    this.#watch ??= watchDirectory(this.#deps.config.configDirectory, () => void this.#follow());
   }
 
   close(): void {
@@ -57,7 +57,16 @@ export class PodNetwork {
 
   /** Reads the directory again and checks what it finds. Never rejects; callers share a running one. */
   refresh(): Promise<void> {
-    this.#refreshing ??= this.#refresh().finally(() => {
+    return this.#refreshOnce(true);
+  }
+
+  /** After an event or with the poll: plugins are asked for their STATUS only where the configuration has changed. */
+  #follow(): Promise<void> {
+    return this.#refreshOnce(false);
+  }
+
+  #refreshOnce(askPlugins: boolean): Promise<void> {
+    this.#refreshing ??= this.#refresh(askPlugins).finally(() => {
       this.#refreshing = null;
     });
     return this.#refreshing;
@@ -126,10 +135,11 @@ export class PodNetwork {
     }
   }
 
-  async #refresh(): Promise<void> {
+  async #refresh(askPlugins: boolean): Promise<void> {
     const scan = await scanNetworkConfig(this.#deps.config.configDirectory);
     const changed = scan.signature !== this.#scan.signature;
     this.#scan = scan;
+    if (!askPlugins && !changed && scan.network && versionAtLeast(scan.network.cniVersion, "1.1.0")) return;
     const op = backgroundOperation("network status", this.#log, statusTimeoutMs);
     let readiness: NetworkReadiness;
     try {

@@ -229,6 +229,20 @@ describe("a failure", () => {
   });
 });
 
+describe("what is mounted", () => {
+  test("is never hidden in a directory that is put aside", async () => {
+    setFailpoints("sandbox.cgroup=1*delay(50);sandbox.pause=1*error(boom)");
+    host.fail("unmount", 2, "EBUSY");
+    await expect(service.run(operation(), podConfig())).rejects.toThrow(/boom/);
+    const [view] = service.list(everything);
+    expect(view?.reason).toMatch(/sandbox\.shm: .*EBUSY; sandbox\.directory: .*EBUSY/);
+    expect([...host.mounts]).toEqual([join(host.config.runRoot, "sandboxes", view?.id ?? "", "shm")]);
+    await service.remove(operation(), view?.id ?? "");
+    await service.idle();
+    expect(host.residue()).toEqual([]);
+  });
+});
+
 describe("a hanging kernel call", () => {
   test("ends with the create's deadline, and its late result is given back", async () => {
     await start({ createTimeoutMs: 100 });
@@ -274,6 +288,19 @@ describe("a retry", () => {
     await expect.poll(() => host.processes.size).toBe(1);
     await expect.poll(() => host.residue(), { timeout: 2_000 }).toEqual([]);
     expect(events).toEqual([]);
+  });
+
+  test("that never comes, where the undo fails, leaves a sandbox that can be seen and removed", async () => {
+    await start({ unclaimedTtlMs: 30 });
+    setFailpoints("sandbox.pause=delay(50)");
+    await expect(service.run(operation(20), podConfig())).rejects.toMatchObject({ kind: "deadline-exceeded" });
+    host.fail("unmount", 1, "EBUSY");
+    await expect.poll(() => service.list(everything).map(({ state }) => state)).toEqual(["not-ready"]);
+    const [view] = service.list(everything);
+    expect(view?.reason).toMatch(/was not finished and could not be undone: .*EBUSY/);
+    await service.remove(operation(), view?.id ?? "");
+    await service.idle();
+    expect(host.residue()).toEqual([]);
   });
 
   test("with another request undoes the first and then runs", async () => {

@@ -87,6 +87,20 @@ describe("readiness", () => {
   });
 });
 
+test("the poll asks no plugin for its STATUS as long as the configuration stays", async () => {
+  host.answer = () => ({ result: null });
+  host.writeNetwork("10-pods.conflist", { ...bridgeNetwork, cniVersion: "1.1.0" });
+  const network = await started();
+  const before = host.plugins.length;
+  // A file that is no configuration: an event, and nothing has changed.
+  host.writeNetwork("README", "x");
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  expect(host.plugins.length).toBe(before);
+  host.writeNetwork("10-pods.conflist", { ...bridgeNetwork, cniVersion: "1.1.0", name: "others" });
+  await expect.poll(() => host.plugins.length, { timeout: 3_000 }).toBe(before + 2);
+  expect(network.readiness().ready).toBe(true);
+});
+
 describe("attach", () => {
   async function attach(answer: PluginAnswer, changes: Partial<BerthConfig["network"]> = {}, timeoutMs = 5_000): Promise<unknown> {
     host.answer = () => answer;
