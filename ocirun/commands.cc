@@ -65,6 +65,7 @@ Result<plan::CompiledPlan> compile_container(const BundleConfig& config, const C
   input.bundle = config.bundle;
   input.container_id = container.id;
   input.cgroup = borrowed(attach);
+  input.cgroup.path = container.cgroup;
   input.clamp.enabled = true;
   BERTH_ASSIGN(plan::CompiledPlan plan, plan::compile_create(input));
   say(plan);

@@ -31,6 +31,19 @@ std::string now() {
 
 bool exists(const std::string& path) { return access(path.c_str(), F_OK) == 0; }
 
+// What every container may use beside what its bundle allows: the default devices of the runtime-spec, its own ptys, and
+// making nodes that it then cannot open.
+void append_default_devices(std::vector<cgroup::DeviceRule>& rules) {
+  const auto allow = [&](char type, int64_t major, int64_t minor, uint32_t access) {
+    rules.push_back(cgroup::DeviceRule{true, type, major, minor, access});
+  };
+  allow('c', cgroup::kAnyDevice, cgroup::kAnyDevice, cgroup::kAccessMknod);
+  allow('b', cgroup::kAnyDevice, cgroup::kAnyDevice, cgroup::kAccessMknod);
+  for (const int64_t minor : {3, 5, 7, 8, 9}) allow('c', 1, minor, cgroup::kAccessAll);  // null zero full random urandom
+  for (const int64_t minor : {0, 1, 2}) allow('c', 5, minor, cgroup::kAccessAll);        // tty console ptmx
+  allow('c', 136, cgroup::kAnyDevice, cgroup::kAccessAll);                               // pts
+}
+
 // A process that has ended but was not waited for yet.
 bool is_zombie(pid_t pid) {
   const auto text = sys::read_file(AT_FDCWD, ("/proc/" + std::to_string(pid) + "/stat").c_str(), "state");
@@ -132,6 +145,7 @@ Result<std::unique_ptr<cgroup::Cgroup>> make_cgroup(const cgroup::Layout& layout
   std::optional<cgroup::Resources> resources;
   if (!config.resources_json.empty()) {
     BERTH_ASSIGN(resources.emplace(), cgroup::parse_resources(config.resources_json));
+    if (resources->devices) append_default_devices(*resources->devices);
   }
   BERTH_ASSIGN(auto made, cgroup::Cgroup::create(layout, path, resources ? &*resources : nullptr, false));
   container.cgroup = path;

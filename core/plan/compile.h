@@ -25,6 +25,9 @@ struct CgroupAttach {
   int v2_fallback_directory = -1;
   // v1: `tasks` of each hierarchy, opened for writing, in the order that they are to be attached (cpuset first).
   std::vector<int> v1_tasks;
+  // Path below each hierarchy's mount, for a container that sees its cgroup without a cgroup namespace; empty:
+  // linux.cgroupsPath.
+  std::string_view path;
 };
 
 // A process whose namespaces are joined through its pidfd. A namespace of config.json with the path

@@ -161,7 +161,7 @@ Result<CompiledPlan> compile_create(const CompileInput& input) {
   add_oom_score(builder, context);
   BERTH_ASSIGN(const Namespaces namespaces, add_joins(builder, spec, input.join));
   builder.header().clone_flags = namespaces.cloned;
-  MountPlanner mounts(builder, spec, input.bundle);
+  MountPlanner mounts(builder, spec, input.bundle, input.cgroup.path);
   BERTH_TRY(mounts.open_sources(input.rootfs_fd));
 
   // The process sits in its cgroup by now, so that a cgroup namespace is rooted there.

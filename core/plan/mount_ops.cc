@@ -79,8 +79,11 @@ std::string lexically_clean(string_view path) {
   return out.empty() ? "/" : out;
 }
 
-MountPlanner::MountPlanner(Builder& builder, const spec::Spec& spec, string_view bundle)
-    : builder_(builder), spec_(spec), bundle_(bundle) {
+MountPlanner::MountPlanner(Builder& builder, const spec::Spec& spec, string_view bundle, string_view cgroup_path)
+    : builder_(builder),
+      spec_(spec),
+      bundle_(bundle),
+      cgroup_path_(cgroup_path.empty() ? spec.linux_section.cgroups_path : cgroup_path) {
   steps_.reserve(spec.mounts.size());
 }
 
@@ -152,8 +155,8 @@ Result<void> MountPlanner::open_source(size_t index) {
       return field_error("plan.compile", field_of(index) + ".type", "needs a cgroup namespace on this host");
     }
     for (const CgroupHierarchy& hierarchy : host.hierarchies) {
-      if (!spec_.linux_section.cgroups_path.starts_with('/')) break;
-      const std::string own = hierarchy.mount_point + std::string(spec_.linux_section.cgroups_path);
+      if (!cgroup_path_.starts_with('/')) break;
+      const std::string own = hierarchy.mount_point + std::string(cgroup_path_);
       BERTH_ASSIGN(const uint32_t slot, add_open(own, false, true, field_of(index)));
       step.hierarchy_slots.push_back(slot);
     }

@@ -13,7 +13,7 @@ namespace berth::plan {
 // host's mount namespace and a target only in the container's.
 class MountPlanner {
  public:
-  MountPlanner(Builder& builder, const spec::Spec& spec, std::string_view bundle);
+  MountPlanner(Builder& builder, const spec::Spec& spec, std::string_view bundle, std::string_view cgroup_path);
 
   // Checks every mount of config.json and emits kOpenSource for those that need one. `rootfs_fd` as in CompileInput.
   Result<void> open_sources(int rootfs_fd);
@@ -52,6 +52,7 @@ class MountPlanner {
   Builder& builder_;
   const spec::Spec& spec_;
   std::string_view bundle_;
+  std::string_view cgroup_path_;
   std::vector<Step> steps_;
   std::vector<std::string> readonly_later_;
   uint32_t root_fd_ = kNone;
