@@ -31,6 +31,8 @@ export interface LiveSandbox {
 export class SandboxRegistry {
   readonly #store: RecordStore<SandboxRecord>;
   readonly #live = new Map<string, LiveSandbox>();
+  /** By `sandboxKey`: a run looks for its namesakes first of all. */
+  readonly #namesakes = new Map<string, LiveSandbox[]>();
   /** Of the visible ones. */
   readonly #ids = new IdIndex("sandbox");
 
@@ -58,6 +60,7 @@ export class SandboxRegistry {
       removing: null,
     };
     this.#live.set(record.id, live);
+    this.#namesakes.set(sandboxKey(record.config), [...this.withKey(sandboxKey(record.config)), live]);
     return live;
   }
 
@@ -76,18 +79,13 @@ export class SandboxRegistry {
     return [...this.#live.values()];
   }
 
-  withKey(key: string): LiveSandbox[] {
-    return this.all().filter(({ record }) => sandboxKey(record.config) === key);
+  withKey(key: string): readonly LiveSandbox[] {
+    return this.#namesakes.get(key) ?? [];
   }
 
   show(live: LiveSandbox): void {
     live.visible = true;
     this.#ids.add(live.record.id);
-  }
-
-  hide(live: LiveSandbox): void {
-    live.visible = false;
-    this.#ids.delete(live.record.id);
   }
 
   /** In memory alone: `persist` follows. */
@@ -112,6 +110,10 @@ export class SandboxRegistry {
     }
     this.#live.delete(live.record.id);
     this.#ids.delete(live.record.id);
+    const key = sandboxKey(live.record.config);
+    const others = this.withKey(key).filter((other) => other !== live);
+    if (others.length > 0) this.#namesakes.set(key, others);
+    else this.#namesakes.delete(key);
   }
 
   flush(): Promise<void> {
