@@ -113,5 +113,9 @@ export interface RuntimeHandler {
   adopt(op: Operation, request: AdoptRequest): Promise<Adoption>;
   /** Ends and removes what carries this id, with nothing but the id; absent is success. The cgroup is the caller's. */
   discard(op: Operation, id: string): Promise<void>;
+  /** Removes the files of one that is known to have ended. */
+  forget(op: Operation, id: string): Promise<void>;
+  /** Ids that it finds files of, whoever knows them. */
+  strays(op: Operation): Promise<readonly string[]>;
   close(): void;
 }

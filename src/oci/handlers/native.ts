@@ -2,7 +2,7 @@
  * The native handler: the core compiles the bundle into a plan, a monitor forks the child that executes it and stays its
  * parent. Nothing is exec'ed for a start, a stop or an exec.
  */
-import { readFile, rm } from "node:fs/promises";
+import { readdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { Configure } from "../../../build/generated/monitor/protocol.ts";
 import { DomainError, describeError } from "../../base/errors.ts";
@@ -199,7 +199,16 @@ export class NativeHandler implements RuntimeHandler {
     } finally {
       limited.dispose();
     }
+    await this.forget(op, id);
+  }
+
+  async forget(op: Operation, id: string): Promise<void> {
     await op.race(Promise.all([rm(join(this.#sockets, id), { force: true }), rm(join(this.#exits, id), { force: true })]));
+  }
+
+  async strays(op: Operation): Promise<readonly string[]> {
+    const found = await op.race(Promise.all([readdir(this.#sockets), readdir(this.#exits)]));
+    return [...new Set(found.flat())];
   }
 
   close(): void {
