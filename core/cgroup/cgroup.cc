@@ -412,8 +412,7 @@ Result<void> remove(const Layout& layout, const std::string& path, uint64_t time
   BERTH_TRY(check_path(path));
   const uint64_t deadline = monotonic_ms() + timeout_ms;
   Backoff backoff;
-  bool killed = false;
-  for (;;) {
+  for (unsigned round = 0;; ++round) {
     int last = 0;
     std::string blamed;
     for (const Hierarchy& hierarchy : layout.hierarchies) {
@@ -424,9 +423,8 @@ Result<void> remove(const Layout& layout, const std::string& path, uint64_t time
       blamed = full_name(hierarchy, path);
     }
     if (last == 0) return {};
-    // Only a cgroup that somebody is in has to be killed; again after a while, for what was put in meanwhile.
-    if (!killed || monotonic_ms() + 100 >= deadline) BERTH_TRY(kill(layout, path));
-    killed = true;
+    // Only a cgroup that somebody is in has to be killed; again, ever more seldom, for what was put in meanwhile.
+    if ((round & (round - 1)) == 0) BERTH_TRY(kill(layout, path));
     if (monotonic_ms() >= deadline) {
       Error error = make_error(EBUSY, kStep, "rmdir", blamed);
       Result<std::vector<pid_t>> left = processes(layout, path);
