@@ -3,8 +3,8 @@ import { defineConfig } from "vitest/config";
 
 const seconds = 1000;
 
-/** A project's tests are the `*.test.ts` below test/<name>. */
-const project = (name: string, timeout: number, serial: boolean) => ({
+/** A project's tests are the `*.test.ts` below test/<name>. With `node` they run against a whole node: see test/support/node.ts. */
+const project = (name: string, timeout: number, serial: boolean, node = false) => ({
   extends: true as const,
   test: {
     name,
@@ -13,6 +13,7 @@ const project = (name: string, timeout: number, serial: boolean) => ({
     hookTimeout: Math.max(timeout, 20 * seconds),
     // What takes the real kernel, the real ports and the real CNI state has the machine to itself.
     fileParallelism: !serial,
+    globalSetup: node ? ["test/support/node-setup.ts"] : [],
   },
 });
 
@@ -26,10 +27,10 @@ export default defineConfig({
     projects: [
       project("unit", 10 * seconds, false),
       project("native", 30 * seconds, true),
-      project("e2e", 90 * seconds, true),
-      project("security", 120 * seconds, true),
-      project("fault", 120 * seconds, true),
-      project("conformance", 1200 * seconds, true),
+      project("e2e", 90 * seconds, true, true),
+      project("security", 120 * seconds, true, true),
+      project("fault", 120 * seconds, true, true),
+      project("conformance", 1200 * seconds, true, true),
     ],
   },
 });

@@ -15,7 +15,10 @@ import { setup } from "./setup.mjs";
 
 const minutes = 60_000;
 
-/** `groups`: Debian packages beyond those that build. `root`: needs root. `built`: runs against dist/. `tools`: Go programs. */
+/**
+ * `groups`: Debian packages beyond those that build. `root`: needs root, and runs in a network namespace of its own so that
+ * bridges, addresses and NAT rules never touch the host's. `built`: runs against dist/. `tools`: Go programs.
+ */
 const stages = {
   unit: { groups: [], timeout: 5 * minutes },
   native: { groups: ["run", "test"], timeout: 10 * minutes, ctest: true },
@@ -74,7 +77,7 @@ async function runPlan(plan, deadline, vitestOptions) {
   const built = able.some((stage) => stages[stage]?.built);
   await timed("generate", () => build(["generate"]));
   try {
-    await timed("build", () => build(["native", ...(able.some((stage) => stages[stage]?.built) ? ["bundle"] : [])]));
+    await timed("build", () => build(["native", ...(built ? ["bundle"] : [])]));
   } catch (error) {
     // Unit tests run on sources alone, so they can still tell something.
     fail("build", error.message);
@@ -126,8 +129,9 @@ async function runVitest(stage, timeout, options) {
     "--reporter=json",
     `--outputFile.json=${report}`,
   ];
-  const vitest = at("node_modules/vitest/vitest.mjs");
-  const ended = await run(process.execPath, [vitest, "run", `--project=${stage}`, ...reporters, ...options], { timeout });
+  const vitest = [process.execPath, at("node_modules/vitest/vitest.mjs"), "run", `--project=${stage}`, ...reporters, ...options];
+  const [program, ...args] = stages[stage].root ? ["/usr/bin/unshare", "--net", "--", ...vitest] : vitest;
+  const ended = await run(program, args, { timeout });
   const json = readJson(report);
   if (json === null)
     return fail(stage, ended.timedOut ? `took longer than ${minutesOf(timeout)}` : `vitest ended (${how(ended)}) without a report`);

@@ -3,10 +3,28 @@
  * and addresses never touch the host's. The runner makes it (`unshare --net`); this module checks and prepares it.
  */
 import { execFileSync } from "node:child_process";
-import { readlinkSync, writeFileSync } from "node:fs";
+import { readFileSync, readlinkSync, writeFileSync } from "node:fs";
 
+/** Whether some process above this one is in another namespace. (That of pid 1 cannot be read everywhere.) */
 export function isOwnNetwork(): boolean {
-  return readlinkSync("/proc/self/ns/net") !== readlinkSync("/proc/1/ns/net");
+  const own = readlinkSync("/proc/self/ns/net");
+  for (let pid = process.ppid; pid > 0; pid = parentOf(pid)) {
+    try {
+      if (readlinkSync(`/proc/${pid}/ns/net`) !== own) return true;
+    } catch {
+      // Not for this process to read.
+    }
+  }
+  return false;
+}
+
+function parentOf(pid: number): number {
+  try {
+    const status = readFileSync(`/proc/${pid}/stat`, "utf8");
+    return Number(status.slice(status.lastIndexOf(")") + 2).split(" ")[1]);
+  } catch {
+    return 0;
+  }
 }
 
 export function prepareOwnNetwork(): void {

@@ -2,7 +2,8 @@
  * What a run has left on the host. It shares no code with Remove: it reads the kernel's own lists before and after
  * and names every difference.
  */
-import { readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { lstatSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { join } from "node:path";
 
 export interface HostState {
@@ -12,6 +13,8 @@ export interface HostState {
   readonly processes: readonly string[];
   readonly networkNamespaces: readonly string[];
   readonly interfaces: readonly string[];
+  /** Rules and chains of iptables in the network namespace, without those that plugins keep as their base. */
+  readonly natRules: readonly string[];
   readonly abstractSockets: readonly string[];
   /** Entries below the given directories, relative paths in front of which stands the directory. */
   readonly files: readonly string[];
@@ -22,15 +25,31 @@ export interface ResidueOptions {
   readonly directories: readonly string[];
   /** Differences that are not residue: matched against `<list>: <entry>`. */
   readonly allow?: readonly RegExp[];
+  readonly scope?: ResidueScope;
 }
 
-export function captureHostState(directories: readonly string[]): HostState {
+/**
+ * What makes a thing the run's own, where others are at work on the same host. Without a scope everything counts.
+ *
+ * A process counts that is in the run's network namespace, in one of its cgroups or below one of its processes, or that names
+ * its directory; a mount, unless it is in another one's temporary directory.
+ */
+export interface ResidueScope {
+  /** Directory that holds everything of the run. */
+  readonly base: string;
+  /** Texts of which one is in the path of every cgroup of the run: names of parents, ids of pods and containers. */
+  readonly cgroups: readonly string[];
+}
+
+export function captureHostState(directories: readonly string[], scope: ResidueScope | null = null): HostState {
+  const processes = readProcesses().filter(ofRun(scope));
   return {
-    mounts: mountEntries(),
-    cgroups: cgroupEntries(),
-    processes: processEntries(),
-    networkNamespaces: networkNamespaceEntries(),
-    interfaces: directoryNames("/sys/class/net"),
+    mounts: mountEntries().filter((entry) => scope === null || entry.startsWith(scope.base) || !/^\/(tmp|dev\/shm)\//.test(entry)),
+    cgroups: cgroupEntries().filter((path) => scope === null || scope.cgroups.some((word) => path.includes(word))),
+    processes: processes.filter(({ text }) => text !== "").map(({ pid, text }) => `${pid} ${text}`),
+    networkNamespaces: networkNamespaceEntries(processes, scope),
+    interfaces: interfaceEntries(),
+    natRules: natEntries(),
     abstractSockets: abstractSocketEntries(),
     files: directories.flatMap((directory) => walk(directory)),
   };
@@ -56,7 +75,7 @@ export function findResidue(before: HostState, after: HostState, allow: readonly
 export async function waitForNoResidue(before: HostState, options: ResidueOptions, timeoutMs = 5000): Promise<string[]> {
   const end = performance.now() + timeoutMs;
   for (;;) {
-    const found = findResidue(before, captureHostState(options.directories), options.allow);
+    const found = findResidue(before, captureHostState(options.directories, options.scope), options.allow);
     if (found.length === 0 || performance.now() > end) return found;
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
@@ -64,13 +83,7 @@ export async function waitForNoResidue(before: HostState, options: ResidueOption
 
 /** The open descriptors of a process, as their link targets. */
 export function descriptorsOf(pid: number): string[] {
-  return directoryNames(`/proc/${pid}/fd`).map((fd) => {
-    try {
-      return readlinkSync(`/proc/${pid}/fd/${fd}`);
-    } catch {
-      return "gone";
-    }
-  });
+  return directoryNames(`/proc/${pid}/fd`).map((fd) => linkOrEmpty(`/proc/${pid}/fd/${fd}`) || "gone");
 }
 
 function mountEntries(): string[] {
@@ -94,37 +107,94 @@ function cgroupEntries(): string[] {
   return roots.flatMap((root) => walk(root, true));
 }
 
-function processEntries(): string[] {
-  const found: string[] = [];
+interface ProcessEntry {
+  readonly pid: string;
+  readonly parent: string;
+  /** Empty for a thread of the kernel. */
+  readonly text: string;
+  /** Empty where it cannot be read: a zombie has none. */
+  readonly networkNamespace: string;
+  readonly cgroups: string;
+}
+
+function readProcesses(): ProcessEntry[] {
+  const found: ProcessEntry[] = [];
   for (const pid of directoryNames("/proc").filter((name) => /^\d+$/.test(name))) {
     try {
       const status = readFileSync(`/proc/${pid}/stat`, "utf8");
-      const state = status.slice(status.lastIndexOf(")") + 2, status.lastIndexOf(")") + 3);
+      const [state, parent = ""] = status.slice(status.lastIndexOf(")") + 2).split(" ");
       const commandLine = readFileSync(`/proc/${pid}/cmdline`, "utf8").replaceAll("\0", " ").trim();
-      if (commandLine !== "") found.push(`${pid} ${commandLine}`);
-      else if (state === "Z") found.push(`${pid} zombie ${status.slice(status.indexOf("("), status.lastIndexOf(")") + 1)}`);
+      const name = status.slice(status.indexOf("("), status.lastIndexOf(")") + 1);
+      found.push({
+        pid,
+        parent,
+        text: commandLine !== "" ? commandLine : state === "Z" ? `zombie ${name}` : "",
+        networkNamespace: linkOrEmpty(`/proc/${pid}/ns/net`),
+        cgroups: readFileSync(`/proc/${pid}/cgroup`, "utf8"),
+      });
     } catch {
-      // It ended between the two reads.
+      // It ended between the reads.
     }
   }
   return found;
 }
 
-/** Every network namespace that a process or a mount holds. */
-function networkNamespaceEntries(): string[] {
-  const found = new Set<string>();
-  for (const pid of directoryNames("/proc").filter((name) => /^\d+$/.test(name))) {
-    try {
-      found.add(readlinkSync(`/proc/${pid}/ns/net`));
-    } catch {
-      // It ended, or is a zombie.
+function ofRun(scope: ResidueScope | null): (entry: ProcessEntry, index: number, all: ProcessEntry[]) => boolean {
+  if (scope === null) return () => true;
+  const own = linkOrEmpty("/proc/self/ns/net");
+  const itself = ({ pid, text, networkNamespace, cgroups }: ProcessEntry): boolean =>
+    pid === String(process.pid) ||
+    networkNamespace === own ||
+    text.includes(scope.base) ||
+    scope.cgroups.some((word) => cgroups.includes(word));
+  return (entry, _index, all) => {
+    const seen = new Set<string>();
+    for (let one: ProcessEntry | undefined = entry; one && !seen.has(one.pid); ) {
+      if (itself(one)) return true;
+      seen.add(one.pid);
+      const { parent }: ProcessEntry = one;
+      one = all.find(({ pid }) => pid === parent);
     }
-  }
+    return false;
+  };
+}
+
+/** Every network namespace that a process or a mount holds. */
+function networkNamespaceEntries(processes: readonly ProcessEntry[], scope: ResidueScope | null): string[] {
+  const found = new Set(processes.map(({ networkNamespace }) => networkNamespace).filter(Boolean));
   for (const line of readFileSync("/proc/self/mountinfo", "utf8").split("\n")) {
-    const root = line.split(" ")[3] ?? "";
-    if (root.startsWith("net:[")) found.add(root);
+    const [, , , root = "", mountPoint = ""] = line.split(" ");
+    if (root.startsWith("net:[") && (scope === null || mountPoint.startsWith(scope.base))) found.add(root);
   }
   return [...found];
+}
+
+/** By /proc, since /sys/class/net shows the namespace that /sys was mounted in. */
+function interfaceEntries(): string[] {
+  return readFileSync("/proc/self/net/dev", "utf8")
+    .split("\n")
+    .slice(2)
+    .map((line) => line.split(":")[0]?.trim() ?? "")
+    .filter(Boolean);
+}
+
+/** The portmap plugin leaves its base chains and the rules that lead into them. */
+function natEntries(): string[] {
+  try {
+    const lines = execFileSync("iptables-save", { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }).split("\n");
+    return lines
+      .filter((line) => /^(:CNI-|-A )/.test(line))
+      .map((line) => line.replace(/ \[\d+:\d+\]$/, ""))
+      .filter(
+        (line) =>
+          !/^:CNI-(HOSTPORT|ADMIN|FORWARD)|^-A (PREROUTING|OUTPUT|POSTROUTING|CNI-HOSTPORT-(SETMARK|MASQ)) .*CNI-HOSTPORT|^-A CNI-HOSTPORT-(SETMARK|MASQ) /.test(
+            line,
+          ),
+      );
+  } catch {
+    // Without iptables no plugin has made rules.
+    return [];
+  }
 }
 
 function abstractSocketEntries(): string[] {
@@ -140,7 +210,7 @@ function walk(directory: string, directoriesOnly = false): string[] {
     for (const name of directoryNames(path)) {
       const child = join(path, name);
       try {
-        const isDirectory = statSync(child, { throwIfNoEntry: false })?.isDirectory() ?? false;
+        const isDirectory = lstatSync(child).isDirectory();
         if (!directoriesOnly || isDirectory) found.push(child);
         if (isDirectory) visit(child);
       } catch {
@@ -150,6 +220,14 @@ function walk(directory: string, directoriesOnly = false): string[] {
   };
   visit(directory);
   return found;
+}
+
+function linkOrEmpty(path: string): string {
+  try {
+    return readlinkSync(path);
+  } catch {
+    return "";
+  }
 }
 
 function directoryNames(path: string): string[] {

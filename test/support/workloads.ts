@@ -21,7 +21,8 @@ export function podConfig(
   const uid = changes.metadata?.uid ?? `uid-${process.pid}-${counter}`;
   return {
     metadata: { name, uid, namespace: "default", attempt: 0, ...changes.metadata },
-    hostname: name,
+    // As the kubelet: a pod on the host's network is named by the host.
+    hostname: namespaces.network === NamespaceMode.NODE ? "" : name,
     logDirectory: `${directories.logs}/default_${name}_${uid}`,
     labels: { "io.kubernetes.pod.name": name, "io.kubernetes.pod.namespace": "default", "io.kubernetes.pod.uid": uid },
     linux: { cgroupParent: `${directories.cgroupParent}/pod${uid}`, securityContext: { namespaceOptions: namespaces } },
