@@ -290,11 +290,16 @@ class Cache {
     }
     order_.push_front(Slot{std::string(key), std::make_shared<Entry>()});
     index_.emplace(order_.front().key, order_.begin());
-    if (order_.size() > kSeccompCacheEntries) drop(std::prev(order_.end()));
     return order_.front().entry;
   }
 
-  // Forgets a profile that could not be compiled, so that refused ones do not displace good ones.
+  // Makes room for a program that has just been compiled. Not earlier: one that is refused displaces nothing.
+  void settle() {
+    const std::lock_guard lock(mutex_);
+    while (order_.size() > kSeccompCacheEntries) drop(std::prev(order_.end()));
+  }
+
+  // Forgets a profile that could not be compiled.
   void forget(string_view key, const std::shared_ptr<Entry>& entry) {
     const std::lock_guard lock(mutex_);
     if (const auto found = index_.find(key); found != index_.end() && found->second->entry == entry) drop(found->second);
@@ -365,6 +370,7 @@ Result<std::shared_ptr<const SeccompProgram>> compile_seccomp(std::string_view p
     return compiled;
   }
   entry->program = *compiled;
+  cache().settle();
   return compiled;
 }
 
