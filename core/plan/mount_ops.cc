@@ -21,9 +21,9 @@ using std::string_view;
 
 // Below /proc only these may be covered, by files that a user-space /proc provider (lxcfs) makes: anything else could
 // redirect what a runtime writes there.
-constexpr std::array<string_view, 10> kCoverableProc = {
+constexpr std::array<string_view, 11> kCoverableProc = {
     "/proc/cpuinfo", "/proc/diskstats", "/proc/meminfo",   "/proc/stat",
-    "/proc/swaps",   "/proc/uptime",    "/proc/loadavg",   "/proc/slabinfo",
+    "/proc/swaps",   "/proc/uptime",    "/proc/loadavg",   "/proc/slabinfo",  "/proc/net/dev",
     "/proc/sys/kernel/ns_last_pid", "/proc/sys/crypto/fips_enabled"};
 
 constexpr uint64_t kReadonly = MOUNT_ATTR_RDONLY;
