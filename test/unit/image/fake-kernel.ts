@@ -57,7 +57,15 @@ export function createFakeKernel(): FakeKernel {
       fake.syncs.count += 1;
     },
     filesystemUsage: () =>
-      Promise.resolve({ totalBytes: 1e12, freeBytes: fake.freeBytes, totalInodes: 1e6, freeInodes: 1e6, device: "0:1", mountPoint: "/fake", type: "fake" }),
+      Promise.resolve({
+        totalBytes: 1e12,
+        freeBytes: fake.freeBytes,
+        totalInodes: 1e6,
+        freeInodes: 1e6,
+        device: "0:1",
+        mountPoint: "/fake",
+        type: "fake",
+      }),
     runProgram(args) {
       fake.programs.push(args);
       const result = Promise.resolve().then(() => ({

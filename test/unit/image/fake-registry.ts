@@ -108,7 +108,10 @@ export class FakeRegistry {
 
   #blob(request: SeenRequest, response: http.ServerResponse, digest: string): void {
     const data = this.#blobs.get(digest);
-    if (!data) return notFound(response, "BLOB_UNKNOWN");
+    if (!data) {
+      notFound(response, "BLOB_UNKNOWN");
+      return;
+    }
     const from = this.ranges ? /^bytes=(\d+)-$/.exec(request.range)?.[1] : undefined;
     if (from === undefined) {
       response.writeHead(200, { "content-length": data.length }).end(data);

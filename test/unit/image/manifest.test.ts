@@ -1,7 +1,16 @@
 import { describe, expect, it } from "vitest";
-import { chainIdsOf, choosePlatform, digestOf, type IndexEntry, maxLayers, parseConfigFile, parseDocument, platformsOf } from "../../../src/image/manifest.ts";
-import { dockerList, dockerManifest, ociConfig, ociIndex, ociManifest } from "../../../src/image/media-types.ts";
 import type { Digest } from "../../../src/base/ids.ts";
+import {
+  chainIdsOf,
+  choosePlatform,
+  digestOf,
+  type IndexEntry,
+  maxLayers,
+  parseConfigFile,
+  parseDocument,
+  platformsOf,
+} from "../../../src/image/manifest.ts";
+import { dockerList, dockerManifest, ociConfig, ociIndex, ociManifest } from "../../../src/image/media-types.ts";
 
 const digest = (letter: string): Digest => `sha256:${letter.repeat(64)}` as Digest;
 const layer = { mediaType: "application/vnd.oci.image.layer.v1.tar+gzip", digest: digest("b"), size: 10 };
@@ -38,7 +47,12 @@ describe("documents", () => {
     ["too many layers", { ...good, layers: new Array(maxLayers + 1).fill(layer) }, ociManifest, "data-loss"],
     ["a huge configuration", { ...good, config: { ...config, size: 1e9 } }, ociManifest, "data-loss"],
     ["schema 1", { schemaVersion: 1, fsLayers: [] }, dockerManifest, "failed-precondition"],
-    ["an artifact", { ...good, config: { ...config, mediaType: "application/vnd.cncf.helm.config.v1+json" } }, ociManifest, "failed-precondition"],
+    [
+      "an artifact",
+      { ...good, config: { ...config, mediaType: "application/vnd.cncf.helm.config.v1+json" } },
+      ociManifest,
+      "failed-precondition",
+    ],
     ["an unknown kind of layer", { ...good, layers: [{ ...layer, mediaType: "application/x" }] }, ociManifest, "failed-precondition"],
     ["a document of another kind", { ...good, mediaType: "application/x" }, "application/x", "failed-precondition"],
     ["an array", [], ociManifest, "data-loss"],
@@ -86,7 +100,10 @@ describe("platforms", () => {
 
 describe("configurations", () => {
   it("takes null and absent fields for empty ones", () => {
-    const parsed = parseConfigFile(bytes({ rootfs: { diff_ids: [digest("a")] }, config: { Env: null, Labels: null, Volumes: null, Cmd: ["x"] } }), "c");
+    const parsed = parseConfigFile(
+      bytes({ rootfs: { diff_ids: [digest("a")] }, config: { Env: null, Labels: null, Volumes: null, Cmd: ["x"] } }),
+      "c",
+    );
     expect(parsed).toMatchObject({ os: "", architecture: "", createdAt: null, diffIds: [digest("a")] });
     expect(parsed.config).toMatchObject({ env: [], command: ["x"], entrypoint: [], volumes: [], labels: {}, stopSignal: null, user: "" });
   });

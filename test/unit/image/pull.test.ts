@@ -1,8 +1,8 @@
 import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { chainIdsOf } from "../../../src/image/manifest.ts";
 import type { Digest } from "../../../src/base/ids.ts";
+import { chainIdsOf } from "../../../src/image/manifest.ts";
 import { buildIndex, descriptorOf, jsonBlob, layerFromTar, mediaTypes } from "../../support/image-builder.ts";
 import { FakeRegistry } from "./fake-registry.ts";
 import { auth, createRig, imageOf, insecure, operation, type Rig, rejection } from "./rig.ts";
@@ -162,7 +162,9 @@ describe("a pull", () => {
 
   it("finds a short name in the registries to be searched, and under aliases", async () => {
     registry.add("team/app", "1", imageOf(["x"]));
-    await rig.registries(`unqualified-search-registries = ["${registry.host}"]\n[aliases]\n"short" = "${registry.host}/team/app"\n${insecure(registry.host)}`);
+    await rig.registries(
+      `unqualified-search-registries = ["${registry.host}"]\n[aliases]\n"short" = "${registry.host}/team/app"\n${insecure(registry.host)}`,
+    );
     expect((await pull("team/app:1")).repoTags).toEqual([`${registry.host}/team/app:1`]);
     expect((await pull("short:1")).repoTags).toEqual([`${registry.host}/team/app:1`]);
     expect(rig.images.normalize("team/app")).toBe(`${registry.host}/team/app:latest`);
@@ -228,7 +230,10 @@ describe("authentication", () => {
     registry.basic = "user:pass:word";
     await withAuth({ username: "user", password: "pass:word" });
     await withAuth({ auth: Buffer.from("user:pass:word").toString("base64") });
-    expect(await rejection(pull(`${registry.host}/team/app:1`))).toMatchObject({ kind: "unauthenticated", message: expect.stringContaining("no credentials") });
+    expect(await rejection(pull(`${registry.host}/team/app:1`))).toMatchObject({
+      kind: "unauthenticated",
+      message: expect.stringContaining("no credentials"),
+    });
     const error = await rejection(withAuth({ username: "user", password: "s3cret" }));
     expect(error.kind).toBe("unauthenticated");
     expect(error.message).not.toContain("s3cret");
@@ -272,7 +277,10 @@ describe("authentication", () => {
   it("comes from auth.json, the most specific entry first; the call's own wins", async () => {
     registry.basic = "u:p";
     const entry = (text: string) => ({ auth: Buffer.from(text).toString("base64") });
-    await writeFile(rig.config.authFile, JSON.stringify({ auths: { [registry.host]: entry("no:no"), [`${registry.host}/team`]: entry("u:p") } }));
+    await writeFile(
+      rig.config.authFile,
+      JSON.stringify({ auths: { [registry.host]: entry("no:no"), [`${registry.host}/team`]: entry("u:p") } }),
+    );
     await pull(`${registry.host}/team/app:1`);
     expect(await rejection(withAuth({ username: "wrong", password: "p" }))).toMatchObject({ kind: "unauthenticated" });
     await writeFile(rig.config.authFile, "{ secret");
@@ -293,7 +301,10 @@ describe("authentication", () => {
     expect(error).toMatchObject({ kind: "failed-precondition", message: expect.stringContaining("exited with 1") });
     expect(error.message).not.toContain("s3cret");
     await writeFile(rig.config.authFile, JSON.stringify({ credHelpers: { [registry.host]: "../evil" } }));
-    expect(await rejection(pull(`${registry.host}/team/app:1`))).toMatchObject({ kind: "failed-precondition", message: expect.stringContaining("malformed") });
+    expect(await rejection(pull(`${registry.host}/team/app:1`))).toMatchObject({
+      kind: "failed-precondition",
+      message: expect.stringContaining("malformed"),
+    });
   });
 
   it("does not follow a redirect to another origin", async () => {
@@ -319,7 +330,10 @@ describe("authentication", () => {
       response.writeHead(401, { "www-authenticate": 'Bearer realm="http://169.254.169.254/token"' }).end();
       return true;
     };
-    expect(await rejection(withAuth({ username: "u", password: "p" }))).toMatchObject({ kind: "permission-denied", message: expect.stringContaining("link-local") });
+    expect(await rejection(withAuth({ username: "u", password: "p" }))).toMatchObject({
+      kind: "permission-denied",
+      message: expect.stringContaining("link-local"),
+    });
   });
 });
 
@@ -336,7 +350,8 @@ describe("a pull that fails", () => {
     };
     const error = await rejection(pull(`${registry.host}/a:1`));
     expect(error.kind).toBe(kind);
-    for (const part of [`${registry.host}/a:1`, "manifest 1", `from ${registry.host}`, `status ${status}`, "the reason"]) expect(error.message).toContain(part);
+    for (const part of [`${registry.host}/a:1`, "manifest 1", `from ${registry.host}`, `status ${status}`, "the reason"])
+      expect(error.message).toContain(part);
     expect(error.message).not.toContain("\n");
     await expectNothing();
   });
@@ -346,7 +361,10 @@ describe("a pull that fails", () => {
     const { host } = gone;
     await gone.stop();
     await rig.registries(insecure(host));
-    expect(await rejection(pull(`${host}/a:1`))).toMatchObject({ kind: "registry-unavailable", message: expect.stringContaining("ECONNREFUSED") });
+    expect(await rejection(pull(`${host}/a:1`))).toMatchObject({
+      kind: "registry-unavailable",
+      message: expect.stringContaining("ECONNREFUSED"),
+    });
   });
 
   it("because the host speaks no TLS and plain HTTP was not allowed is registry-unavailable", async () => {
@@ -361,7 +379,10 @@ describe("a pull that fails", () => {
     rig = await createRig({ progressTimeoutMs: 100 });
     await rig.registries(insecure(registry.host));
     registry.intercept = () => true;
-    expect(await rejection(pull(`${registry.host}/a:1`))).toMatchObject({ kind: "registry-unavailable", message: expect.stringContaining("no progress for 100 ms") });
+    expect(await rejection(pull(`${registry.host}/a:1`))).toMatchObject({
+      kind: "registry-unavailable",
+      message: expect.stringContaining("no progress for 100 ms"),
+    });
   });
 
   const image = imageOf(["first", "second"]);
@@ -390,7 +411,10 @@ describe("a pull that fails", () => {
       config: descriptorOf(lying.config),
     });
     registry.add("a", "1", { ...lying, manifest });
-    expect(await rejection(pull(`${registry.host}/a:1`))).toMatchObject({ kind: "data-loss", message: expect.stringContaining("the image's configuration says") });
+    expect(await rejection(pull(`${registry.host}/a:1`))).toMatchObject({
+      kind: "data-loss",
+      message: expect.stringContaining("the image's configuration says"),
+    });
     await expectNothing();
   });
 
@@ -398,7 +422,10 @@ describe("a pull that fails", () => {
     const config = jsonBlob(mediaTypes.ociConfig, { os: "linux", architecture: "amd64", rootfs: { type: "layers", diff_ids: [] } });
     const manifest = jsonBlob(image.manifest.mediaType, { ...JSON.parse(image.manifest.data.toString()), config: descriptorOf(config) });
     registry.add("a", "1", { ...image, config, manifest });
-    expect(await rejection(pull(`${registry.host}/a:1`))).toMatchObject({ kind: "data-loss", message: expect.stringContaining("names 0 layers") });
+    expect(await rejection(pull(`${registry.host}/a:1`))).toMatchObject({
+      kind: "data-loss",
+      message: expect.stringContaining("names 0 layers"),
+    });
   });
 
   it("because the bytes of a digest are others is data-loss", async () => {
@@ -435,14 +462,24 @@ describe("a pull that fails", () => {
   it.each(["images/records", "images/names", "content"])("because %s cannot be written is resource-exhausted", async (where) => {
     registry.add("a", "1", image);
     rig.fake.failWrites = where;
-    expect(await rejection(pull(`${registry.host}/a:1`))).toMatchObject({ kind: "resource-exhausted", message: expect.stringContaining("ENOSPC") });
+    expect(await rejection(pull(`${registry.host}/a:1`))).toMatchObject({
+      kind: "resource-exhausted",
+      message: expect.stringContaining("ENOSPC"),
+    });
     await expectNothing();
   });
 
   it("because no entry of the index suits the host is not-found and lists what there is", async () => {
     registry.add("a", "arm", image);
-    registry.addManifest("a", "1", buildIndex([{ ...descriptorOf(image.manifest), platform: { os: "linux", architecture: "arm64", variant: "v8" } }]));
-    expect(await rejection(pull(`${registry.host}/a:1`))).toMatchObject({ kind: "not-found", message: expect.stringContaining("linux/arm64/v8") });
+    registry.addManifest(
+      "a",
+      "1",
+      buildIndex([{ ...descriptorOf(image.manifest), platform: { os: "linux", architecture: "arm64", variant: "v8" } }]),
+    );
+    expect(await rejection(pull(`${registry.host}/a:1`))).toMatchObject({
+      kind: "not-found",
+      message: expect.stringContaining("linux/arm64/v8"),
+    });
   });
 
   it("because an index turns in a circle or goes too deep ends soon", async () => {
@@ -455,7 +492,10 @@ describe("a pull that fails", () => {
       inner = descriptorOf(index);
     }
     expect((await pull(`${registry.host}/a:deep0`)).id).toBe(image.config.digest);
-    expect(await rejection(pull(`${registry.host}/a:deep5`))).toMatchObject({ kind: "data-loss", message: expect.stringContaining("deep") });
+    expect(await rejection(pull(`${registry.host}/a:deep5`))).toMatchObject({
+      kind: "data-loss",
+      message: expect.stringContaining("deep"),
+    });
   });
 
   it("for another architecture is not-found", async () => {
@@ -480,7 +520,10 @@ describe("a pull that fails", () => {
       response.writeHead(302, { location: `${request.path}x` }).end();
       return true;
     };
-    expect(await rejection(pull(`${registry.host}/a:1`))).toMatchObject({ kind: "data-loss", message: expect.stringContaining("more than 10 redirects") });
+    expect(await rejection(pull(`${registry.host}/a:1`))).toMatchObject({
+      kind: "data-loss",
+      message: expect.stringContaining("more than 10 redirects"),
+    });
     expect(registry.requests).toHaveLength(11);
   });
 
@@ -489,7 +532,10 @@ describe("a pull that fails", () => {
       response.writeHead(200, { "content-type": mediaTypes.ociManifest }).end(Buffer.alloc(5 << 20, 0x20));
       return true;
     };
-    expect(await rejection(pull(`${registry.host}/a:1`))).toMatchObject({ kind: "data-loss", message: expect.stringContaining("more than") });
+    expect(await rejection(pull(`${registry.host}/a:1`))).toMatchObject({
+      kind: "data-loss",
+      message: expect.stringContaining("more than"),
+    });
   });
 });
 
@@ -499,7 +545,11 @@ describe("a dropped connection", () => {
   it.each([true, false])("is taken up again where it was (ranges: %s)", async (ranges) => {
     const image = imageOf(["x"]);
     const manifest = jsonBlob(image.manifest.mediaType, { ...JSON.parse(image.manifest.data.toString()), layers: [descriptorOf(big)] });
-    const config = jsonBlob(mediaTypes.ociConfig, { os: "linux", architecture: "amd64", rootfs: { type: "layers", diff_ids: [big.diffId] } });
+    const config = jsonBlob(mediaTypes.ociConfig, {
+      os: "linux",
+      architecture: "amd64",
+      rootfs: { type: "layers", diff_ids: [big.diffId] },
+    });
     const fixed = jsonBlob(manifest.mediaType, { ...JSON.parse(manifest.data.toString()), config: descriptorOf(config) });
     registry.add("a", "1", { config, layers: [big], manifest: fixed });
     registry.ranges = ranges;
@@ -508,7 +558,10 @@ describe("a dropped connection", () => {
       if (!request.path.endsWith(big.digest) || drops >= 2) return false;
       drops += 1;
       const from = ranges ? Number(/\d+/.exec(request.range)?.[0] ?? 0) : 0;
-      const headers = { "content-length": big.size - from, ...(from > 0 ? { "content-range": `bytes ${from}-${big.size - 1}/${big.size}` } : {}) };
+      const headers = {
+        "content-length": big.size - from,
+        ...(from > 0 ? { "content-range": `bytes ${from}-${big.size - 1}/${big.size}` } : {}),
+      };
       response.writeHead(from > 0 ? 206 : 200, headers);
       response.write(big.data.subarray(from, from + 100_000), () => setTimeout(() => response.destroy(), 20));
       return true;
@@ -554,7 +607,8 @@ describe("joined pulls", () => {
 
   it("do not share across credentials", async () => {
     registry.add("a", "1", image);
-    const as = (username: string) => rig.images.pull(operation(), { reference: `${registry.host}/a:1`, auth: auth({ username, password: "p" }), runtimeHandler: "" });
+    const as = (username: string) =>
+      rig.images.pull(operation(), { reference: `${registry.host}/a:1`, auth: auth({ username, password: "p" }), runtimeHandler: "" });
     await Promise.all([as("u1"), as("u2"), as("u1")]);
     expect(registry.seen("/manifests/")).toHaveLength(2);
   });

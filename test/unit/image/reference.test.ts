@@ -53,7 +53,9 @@ describe("image references", () => {
     ["a/b\u0000", "malformed"],
     [`example.com/${"a/".repeat(130)}a`, "longer"],
   ])("%j is refused because of its %s", (text, why) => {
-    expect(() => parseReference(text)).toThrow(expect.objectContaining({ kind: "invalid-argument", message: expect.stringContaining(why) }));
+    expect(() => parseReference(text)).toThrow(
+      expect.objectContaining({ kind: "invalid-argument", message: expect.stringContaining(why) }),
+    );
   });
 
   it("keeps a short name short until a registry is chosen", () => {

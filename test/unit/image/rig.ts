@@ -6,7 +6,7 @@ import { silentLogger } from "../../../src/base/log.ts";
 import type { BerthConfig } from "../../../src/config/types.ts";
 import { createImageService, type ManagedImageService, type RegistryAuth } from "../../../src/image/index.ts";
 import { Operation } from "../../../src/operation/context.ts";
-import { buildImage, type BuiltImage, type ImageOptions, layerFromTar } from "../../support/image-builder.ts";
+import { type BuiltImage, buildImage, type ImageOptions, layerFromTar } from "../../support/image-builder.ts";
 import { createFakeKernel, type FakeKernel } from "./fake-kernel.ts";
 
 export interface Rig {
@@ -45,7 +45,14 @@ export async function createRig(overrides: Partial<BerthConfig["image"]> = {}): 
   };
   const started: ManagedImageService[] = [];
   const start = async (bootId: string): Promise<ManagedImageService> => {
-    const service = createImageService({ kernel: fake.kernel, config, root, log: silentLogger(), runtimeHandlers: new Set(["native"]), bootId });
+    const service = createImageService({
+      kernel: fake.kernel,
+      config,
+      root,
+      log: silentLogger(),
+      runtimeHandlers: new Set(["native"]),
+      bootId,
+    });
     started.push(service);
     await service.recover(operation());
     return service;
