@@ -36,6 +36,7 @@ export interface Daemon {
 const recoverTimeoutMs = 60_000;
 const bindTimeoutMs = 10_000;
 const drainTimeoutMs = 10_000;
+const collectTimeoutMs = 10 * 60_000;
 
 export async function startDaemon(config: BerthConfig, log: Logger): Promise<Daemon> {
   const startedAt = performance.now();
@@ -59,7 +60,13 @@ async function compose(
 ): Promise<Daemon> {
   const running = new RunningOperations();
   const metrics = createMetrics({ processMetrics: true });
-  const images = createImageService({ kernel, config, log: log.child({ domain: "image" }) });
+  const images = createImageService({
+    kernel,
+    config: config.image,
+    root: config.root,
+    log: log.child({ domain: "image" }),
+    runtimeHandlers: new Set(Object.keys(config.runtime.handlers)),
+  });
   const sandboxes = createSandboxService({ kernel, config, log, events: new EventBus<SandboxEvent>(log) });
   const containers = createContainerService({ kernel, config, log: log.child({ domain: "container" }), images, sandboxes });
   sandboxes.setContainerHooks({
@@ -130,6 +137,12 @@ async function compose(
     },
     "serving",
   );
+
+  const cleanUp = backgroundOperation("image.collect-garbage", log, collectTimeoutMs);
+  images
+    .collectGarbage(cleanUp)
+    .catch((error: unknown) => log.warn({ err: describeError(error) }, "unused layers were not removed"))
+    .finally(() => cleanUp.dispose());
 
   const serving = server;
   return {
