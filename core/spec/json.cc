@@ -166,6 +166,47 @@ Result<Document> parse(std::string_view json, size_t max_bytes, unsigned max_dep
   return document;
 }
 
+std::string_view find_object(std::string_view json, std::string_view outer, std::string_view inner) {
+  unsigned depth = 0;
+  bool in_outer = false;
+  std::string_view last;  // the string that was read last, at this depth
+  std::string_view key;   // and, behind a colon, the key that the next value belongs to
+  size_t begin = 0;       // of the object that is looked for, behind its bracket
+  for (size_t i = 0; i < json.size(); ++i) {
+    switch (json[i]) {
+      case '"': {
+        const size_t start = ++i;
+        while (i < json.size() && json[i] != '"') i += json[i] == '\\' ? 2 : 1;
+        if (i >= json.size()) return {};
+        last = json.substr(start, i - start);
+        break;
+      }
+      case ':':
+        key = last;
+        break;
+      case ',':
+        key = {};
+        break;
+      case '{':
+      case '[':
+        ++depth;
+        if (depth == 2) in_outer = json[i] == '{' && key == outer;
+        if (depth == 3 && in_outer && begin == 0 && json[i] == '{' && key == inner) begin = i + 1;
+        key = {};
+        break;
+      case '}':
+      case ']':
+        if (depth == 0) return {};
+        if (depth == 3 && begin != 0) return json.substr(begin - 1, i + 1 - (begin - 1));
+        --depth;
+        break;
+      default:
+        break;
+    }
+  }
+  return {};
+}
+
 std::string minified(const rapidjson::Value& value) {
   rapidjson::StringBuffer buffer;
   rapidjson::Writer<rapidjson::StringBuffer> writer(buffer);

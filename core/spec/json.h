@@ -111,6 +111,11 @@ struct Document {
 // Copies and parses. Refused: more than `max_bytes`, nesting deeper than `max_depth`, invalid UTF-8, what is no object.
 Result<Document> parse(std::string_view json, size_t max_bytes, unsigned max_depth);
 
+// Where the value of top-level member `outer`, member `inner` stands in the text, if it is an object; empty where there is
+// none, or where the keys are written with escapes. Looks at brackets and quotes alone: what it finds in a text that is no JSON
+// means nothing, but lies in the text.
+std::string_view find_object(std::string_view json, std::string_view outer, std::string_view inner);
+
 // The value, minified, members in their order.
 std::string minified(const rapidjson::Value& value);
 

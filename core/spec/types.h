@@ -134,7 +134,8 @@ struct Linux {
   std::vector<string_view> readonly_paths;
   uint64_t rootfs_propagation = 0;  // MS_*
   string_view mount_label;
-  // The seccomp object, minified; empty where there is none. Compiled by seccomp.h, which caches by this text.
+  // The seccomp object as it is written; empty where there is none. Checked and compiled by seccomp.h, which caches by this
+  // text.
   std::string seccomp;
   std::optional<uint64_t> personality;
   TimeOffset monotonic_offset;

@@ -7,6 +7,7 @@
 
 #include <cstdlib>
 
+#include "core/spec/json.h"
 #include "test/native/check.h"
 #include "test/native/spec/sample.h"
 
@@ -211,6 +212,33 @@ TEST(reads_a_process_alone) {
   const auto refused = parse_process(R"({"args": ["sh"], "cwd": "/", "user": {"uid": -7}})");
   REQUIRE(!refused.ok());
   CHECK_EQ(refused.error().path, "process.user.uid");
+}
+
+TEST(finds_the_seccomp_object) {
+  const auto find = [](std::string_view json) { return std::string(berth::spec::json::find_object(json, "linux", "seccomp")); };
+  CHECK_EQ(find(R"({"linux": {"seccomp": {"a": [1, {"b": "}"}]}, "c": 1}})"), R"({"a": [1, {"b": "}"}]})");
+  CHECK_EQ(find(R"({"linux": {"a": {"seccomp": {}}, "x": "seccomp"}})"), "");
+  CHECK_EQ(find(R"({"seccomp": {}, "other": {"seccomp": {"a": 1}}})"), "");
+  CHECK_EQ(find(R"({"x": "linux", "y": {"seccomp": {}}})"), "");
+  CHECK_EQ(find(R"({"linux": [{"seccomp": {}}]})"), "");
+  CHECK_EQ(find(R"({"linux": {"seccomp": [1]}})"), "");
+  CHECK_EQ(find(R"({"linux": {"a": "\"", "seccomp" : {"k\"": 1}}})"), R"({"k\"": 1})");
+  CHECK_EQ(find(R"({"linux": {"seccomp": {"a")"), "");
+  CHECK_EQ(find("\"\\"), "");
+  CHECK_EQ(find("}"), "");
+}
+
+TEST(the_seccomp_object_is_kept_as_it_is_written) {
+  const auto parsed = parse_config(kSample);
+  REQUIRE(parsed.ok());
+  CHECK(parsed.value().linux_section.seccomp.find("\"defaultErrnoRet\": 38") != std::string::npos);
+  CHECK(parse_config(changed("\"seccomp\": {", "\"seccomp\": null, \"x\": {")).value().linux_section.seccomp.empty());
+  // An escape hides it from the quick look, not from the parser.
+  const auto escaped = parse_config(changed("\"seccomp\"", "\"\\u0073eccomp\""));
+  REQUIRE(escaped.ok());
+  CHECK(escaped.value().linux_section.seccomp.starts_with("{\"defaultAction\":"));
+  CHECK_REFUSED(changed("\"seccomp\": {", "\"seccomp\": {}, \"seccomp\": {"), "linux.seccomp");
+  CHECK_REFUSED(changed("\"seccomp\": {", "\"seccomp\": 7, \"x\": {"), "linux.seccomp");
 }
 
 // Cutting the sample anywhere gives a refusal and nothing worse.
