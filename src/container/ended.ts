@@ -9,7 +9,9 @@ const cannotRunCode = 128;
 
 export function watchContainer(ctx: ContainerContext, entry: LiveEntry, container: LiveContainer): void {
   entry.container = container;
-  void container.ended.then((end) => {
+  void container.ended.then(async (end) => {
+    // Its start has failed, or fails at this moment, and knows why.
+    if (end.exit.startedAtNs === 0n) await entry.starting?.catch(() => undefined);
     // Let go of by an undo or a shutdown, which see to the rest themselves.
     if (entry.container !== container || entry.gone) return;
     entry.settled = true;
@@ -55,7 +57,8 @@ export function containerEnded(ctx: ContainerContext, entry: LiveEntry, end: Con
 }
 
 function outcome(entry: LiveEntry, { exit, lost }: ContainerEnd): { exitCode: number; reason: string; message: string } {
-  if (entry.startFailure !== null) return { exitCode: cannotRunCode, reason: "ContainerCannotRun", message: entry.startFailure };
+  if (entry.startFailure !== null && exit.startedAtNs === 0n)
+    return { exitCode: cannotRunCode, reason: "ContainerCannotRun", message: entry.startFailure };
   if (exit.oomKilled) return { exitCode: exit.exitCode, reason: "OOMKilled", message: "" };
   if (lost) {
     return {

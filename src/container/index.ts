@@ -86,7 +86,7 @@ export function createContainerService(deps: ContainerDeps): Containers {
   const stats = new ContainerStatsReader(ctx);
   return {
     create: (op, sandboxId, request) => creator.create(op, sandboxId, request),
-    start: (op, id) => startContainer(ctx, op, findContainer(ctx, id)),
+    start: async (op, id) => startContainer(ctx, op, findContainer(ctx, id)),
     stop: async (op, id, graceMs) => {
       const entry = registry.resolve(id);
       if (entry) await stopEntry(ctx, op, entry, graceMs);

@@ -3,7 +3,7 @@
  * the exit that comes unasked (api/monitor/schema.ts draws who says what). One connection for each container, kept as
  * long as the monitor lives.
  */
-import { getSystemErrorName } from "node:util";
+import { constants } from "node:os";
 import {
   decode,
   type ExecExited,
@@ -293,11 +293,10 @@ export function monitorError(failed: Failed): SystemError {
   });
 }
 
+/** Of two names for one number the first stands: EAGAIN, ENOTSUP. */
+const errnoNames = new Map<number, string>();
+for (const [name, number] of Object.entries(constants.errno)) if (!errnoNames.has(number)) errnoNames.set(number, name);
+
 function errnoName(number: number): string {
-  if (number <= 0) return "EIO";
-  try {
-    return getSystemErrorName(-number);
-  } catch {
-    return `errno ${number}`;
-  }
+  return errnoNames.get(number) ?? `errno ${number}`;
 }

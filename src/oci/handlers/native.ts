@@ -111,10 +111,11 @@ export class NativeHandler implements RuntimeHandler {
   async launch(op: Operation, id: string): Promise<NativeLaunch> {
     const { cgroup } = await op.race(this.#resources());
     const spawned = this.#kernel.spawnMonitor({ socketDirectory: this.#sockets, socketName: id, cgroup, oomScoreAdj: monitorOomScoreAdj });
-    const { process, connection } = await op.raceWithCleanup(spawned, (late) => {
+    const { process, connection } = await op.raceWithCleanup(spawned, async (late) => {
       late.process.signal(9);
       late.connection.close();
       reap(late.process, this.#log);
+      await rm(join(this.#sockets, id), { force: true });
     });
     reap(process, this.#log);
     return new NativeLaunch(new MonitorClient({ connection, containerId: id, log: this.#log }), process);
