@@ -112,8 +112,11 @@ Result<void> Extractor::run() {
     archive_entry* header = nullptr;
     const int code = archive_read_next_header(reader.get(), &header);
     if (code == ARCHIVE_EOF) break;
-    // A warning is about a text that is not in the process's character set; names are bytes here, and come through as such.
-    if (code < ARCHIVE_WARN) return reader_error("next_header");
+    // A warning of this number is about a text that is not in the process's character set; names are bytes here, and come
+    // through as such. Any other is about a header that others might read in another way.
+    if (code < ARCHIVE_WARN || (code == ARCHIVE_WARN && archive_errno(reader.get()) != EILSEQ)) {
+      return reader_error("next_header");
+    }
     if (++outcome_.entries > max_entries_) {
       return too_much({}, "the layer has more than " + std::to_string(max_entries_) + " entries");
     }

@@ -251,6 +251,15 @@ Result<void> Session::write(const void* data, size_t size) {
 }
 
 Result<SessionResult> Session::finish() {
+  Result<SessionResult> result = collect();
+  if (!result.ok() && !reaped_) {
+    (void)sys::pidfd_send_signal(pidfd_.get(), SIGKILL);
+    reap();
+  }
+  return result;
+}
+
+Result<SessionResult> Session::collect() {
   input_.reset();
   for (bool ended = false; !ended;) {
     pollfd fds[2] = {{results_.get(), POLLIN, 0}, {cancel_.get(), POLLIN, 0}};

@@ -46,7 +46,8 @@ class Session {
 
   // Returns when the program's pipe has taken all of it. Where the program has given up meanwhile, its reason.
   Result<void> write(const void* data, size_t size);
-  // Ends the input, waits for the program's result and end, applies its list.
+  // Ends the input, waits for the program's result and end, applies its list. Whatever it returns, the program is gone then
+  // and the directory is the caller's.
   Result<SessionResult> finish();
   // Kills the program. Idempotent, never blocks.
   void abort();
@@ -55,9 +56,10 @@ class Session {
 
  private:
   Session() = default;
+  Result<SessionResult> collect();
   // Takes the frames that are there; true at the end of the socket.
   Result<bool> drain();
-  // Kills (where asked), reaps, and returns the wait status as waitid's si_code and si_status.
+  // Waits for its end and keeps how it ended.
   void reap();
   Error death_error();
   Result<void> apply_items();

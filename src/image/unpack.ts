@@ -65,10 +65,9 @@ export async function unpackLayer(
   }
 }
 
-/** A handle whose calls follow each other, whoever has stopped waiting for them, and which is finished once. */
+/** A handle that is finished once. Its calls take their turns below, whoever has stopped waiting for them. */
 class Feed {
   readonly #handle: UnpackHandle;
-  #last: Promise<unknown> = Promise.resolve();
   #finished: Promise<UnpackResult> | null = null;
 
   constructor(handle: UnpackHandle) {
@@ -76,17 +75,17 @@ class Feed {
   }
 
   write(chunk: Uint8Array): Promise<void> {
-    const written = this.#handle.write(chunk);
-    this.#last = written.catch(() => undefined);
-    return written;
+    return this.#handle.write(chunk);
   }
 
   finish(): Promise<UnpackResult> {
-    this.#finished ??= this.#last.then(() => this.#handle.finish());
+    this.#finished ??= this.#handle.finish();
     return this.#finished;
   }
 
+  /** Finish is asked for first: its answer is what tells that the process is gone. */
   abort(): void {
+    this.finish().catch(() => undefined);
     this.#handle.abort();
   }
 
