@@ -40,7 +40,6 @@ export async function makeContainer(ctx: ContainerContext, op: Operation, reques
   const entry = await intend(ctx, op, request);
   const undo = new UndoLog(op);
   const making = new Making(ctx, op, undo, entry, request);
-  entry.making = op;
   try {
     await together([() => making.root(), () => making.cgroup(), () => making.launch(), () => making.log()]);
     await making.create();
@@ -94,6 +93,8 @@ async function intend(ctx: ContainerContext, op: Operation, request: MakeRequest
     phases: {},
     leftovers: [],
   });
+  // From its first moment on: the end of the pod finds it by this.
+  entry.making = op;
   try {
     await op.step("container.intent", () => ctx.registry.persist(entry));
     return entry;

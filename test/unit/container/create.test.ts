@@ -280,11 +280,12 @@ describe("retries of CreateContainer", () => {
 });
 
 describe("the end of a pod", () => {
-  it("ends a create that is under way", async () => {
-    setFailpoints("container.spec=1*delay(100)");
+  it.each(["container.intent", "container.rootfs", "container.spec", "container.create"])("ends a create that is at %s", async (step) => {
+    setFailpoints(`${step}=1*delay(100)`);
     const creating = create();
     creating.catch(() => undefined);
-    await new Promise((resolve) => setTimeout(resolve, 20));
+    while (host.calls.length === 0 && step !== "container.intent") await new Promise((resolve) => setTimeout(resolve, 1));
+    await new Promise((resolve) => setTimeout(resolve, 30));
     await containers.stopAllIn(operation(), podId);
     expect(await kindOf(creating)).toBe("cancelled");
     await containers.removeAllIn(operation(), podId);
