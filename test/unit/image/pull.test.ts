@@ -189,7 +189,7 @@ describe("a mirror", () => {
       mirror.addManifest("a", "1", image.manifest);
       mirror.intercept = (request, response) => {
         if (!request.path.includes("/blobs/")) return false;
-        response.writeHead(500).end();
+        response.writeHead(404).end();
         return true;
       };
       await rig.registries(
