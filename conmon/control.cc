@@ -201,6 +201,11 @@ void add_connection(Monitor& m, int fd) {
     if (connection.serial != 0) continue;
     if (!watch(m, fd, EPOLLIN, Source::kConnection, i)) break;
     connection.fd = fd;
+    // Room for the answers to all that a busy daemon may have asked before it reads again: a bound, not memory that is taken.
+    const int room = 1 << 20;
+    if (::setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof(room)) != 0) {
+      (void)::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
+    }
     if (++m.last_serial == 0) ++m.last_serial;
     connection.serial = m.last_serial;
     protocol::Hello hello;
