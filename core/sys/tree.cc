@@ -329,7 +329,7 @@ Result<TreeUsage> tree_usage(const std::string& path) {
 Result<std::optional<std::string>> read_in_root(FdRef root, const std::string& path, uint64_t limit) {
   constexpr std::string_view kStep = "root.read";
   // First a handle that opens nothing: opening a device or a pipe may have effects.
-  Fd handle(open_in_root(root.get(), path.c_str(), O_PATH | O_NOCTTY));
+  Fd handle(open_in_root(root.get(), path.c_str(), O_PATH));
   if (!handle.valid()) {
     if (errno == ENOENT || errno == ENOTDIR) return std::optional<std::string>();
     return errno_error(kStep, "openat2", path);
