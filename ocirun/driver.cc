@@ -15,12 +15,12 @@ namespace berth::ocirun {
 namespace {
 
 struct Message {
+  bool end = false;  // of file: there is no record
   stages::SyncRecord record = {};
   Fd fd;
 };
 
-// The next record, or nullopt at end of file.
-Result<std::optional<Message>> receive(int socket) {
+Result<Message> receive(int socket) {
   Message message;
   for (;;) {
     struct iovec part = {&message.record, sizeof(message.record)};
@@ -31,7 +31,10 @@ Result<std::optional<Message>> receive(int socket) {
     header.msg_control = control;
     header.msg_controllen = sizeof(control);
     const ssize_t count = recvmsg(socket, &header, MSG_CMSG_CLOEXEC);
-    if (count == 0 || (count < 0 && errno == ECONNRESET)) return std::optional<Message>();
+    if (count == 0 || (count < 0 && errno == ECONNRESET)) {
+      message.end = true;
+      return message;
+    }
     if (count < 0 && errno == EINTR) continue;
     if (count < 0 && errno == EAGAIN) {
       struct pollfd wait = {socket, POLLIN, 0};
@@ -46,7 +49,7 @@ Result<std::optional<Message>> receive(int socket) {
       std::memcpy(&fd, CMSG_DATA(found), sizeof(fd));
       message.fd.reset(fd);
     }
-    return std::optional<Message>(std::move(message));
+    return message;
   }
 }
 
@@ -80,20 +83,20 @@ Result<Driven> drive(const plan::CompiledPlan& plan, const stages::ChildStdio& s
 
 Result<void> follow(Driven& child, Until until) {
   for (;;) {
-    BERTH_ASSIGN(std::optional<Message> message, receive(child.sync.get()));
-    if (!message) {
+    BERTH_ASSIGN(Message message, receive(child.sync.get()));
+    if (message.end) {
       if (until == Until::kExecuted) return {};
       return make_error(ESRCH, "sync", "recvmsg", {}, "the child ended without a word");
     }
-    switch (static_cast<stages::SyncKind>(message->record.kind)) {
+    switch (static_cast<stages::SyncKind>(message.record.kind)) {
       case stages::SyncKind::kFailed:
-        return error_of(message->record);
+        return error_of(message.record);
       case stages::SyncKind::kTerminal:
-        child.terminal = std::move(message->fd);
+        child.terminal = std::move(message.fd);
         break;
       case stages::SyncKind::kCommand:
-        child.command = message->record.pid;
-        child.command_pidfd = std::move(message->fd);
+        child.command = message.record.pid;
+        child.command_pidfd = std::move(message.fd);
         break;
       case stages::SyncKind::kReady:
         if (until == Until::kReady) return {};

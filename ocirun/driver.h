@@ -3,7 +3,6 @@
 
 #include <sys/types.h>
 
-#include <optional>
 
 #include "core/base/fd.h"
 #include "core/base/result.h"

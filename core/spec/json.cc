@@ -154,7 +154,7 @@ Result<Document> parse(std::string_view json, size_t max_bytes, unsigned max_dep
   }
   Document document;
   document.text = std::make_unique_for_overwrite<char[]>(json.size() + 1);
-  std::memcpy(document.text.get(), json.data(), json.size());
+  if (!json.empty()) std::memcpy(document.text.get(), json.data(), json.size());
   document.text[json.size()] = '\0';
   document.dom.ParseInsitu<rapidjson::kParseIterativeFlag | rapidjson::kParseValidateEncodingFlag>(document.text.get());
   if (document.dom.HasParseError()) {

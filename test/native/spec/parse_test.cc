@@ -83,7 +83,7 @@ TEST(passes_over_unknown_properties_and_null) {
 
 TEST(refuses_what_is_not_json) {
   for (const char* text : {"", "[]", "{", "null", "{\"a\":}", "{\"ociVersion\":\"1.0.0\"} x"}) CHECK(!parse_config(text).ok());
-  CHECK(!parse_config(std::string("{\"ociVersion\":\"1.0.0\"}\0{}", 27)).ok());
+  CHECK(!parse_config(std::string("{\"ociVersion\":\"1.0.0\"}") + '\0' + "{}").ok());
 }
 
 TEST(refuses_deep_nesting) {
