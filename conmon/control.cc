@@ -201,11 +201,7 @@ void add_connection(Monitor& m, int fd) {
     if (connection.serial != 0) continue;
     if (!watch(m, fd, EPOLLIN, Source::kConnection, i)) break;
     connection.fd = fd;
-    // Room for the answers to all that a busy daemon may have asked before it reads again: a bound, not memory that is taken.
-    const int room = 1 << 20;
-    if (::setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof(room)) != 0) {
-      (void)::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
-    }
+    make_room(fd, kConnectionRoom);
     if (++m.last_serial == 0) ++m.last_serial;
     connection.serial = m.last_serial;
     protocol::Hello hello;
@@ -236,6 +232,12 @@ void on_connection(Monitor& m, uint32_t index) {
     // End of file (0), a failed connection, or a peer that does not speak the protocol.
     if (size <= 0 || !protocol::decode_header(m.frame, static_cast<size_t>(size), &header)) return close_connection(m, connection);
     handle(m, ReplyTo{serial, header.request_id}, header.type, static_cast<size_t>(size), fds);
+  }
+}
+
+void make_room(int socket, int bytes) {
+  if (::setsockopt(socket, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof(bytes)) != 0) {
+    (void)::setsockopt(socket, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
   }
 }
 

@@ -38,6 +38,9 @@ inline constexpr int64_t kExecDrainMs = 2000;
 // After a read that emptied a pipe: how long until it is read again, so that a writer of single lines costs one wake-up
 // for many of them.
 inline constexpr int64_t kNapMs = 1;
+// How far an attached client, or a daemon's connection, may lag behind before it is let go: bounds, not memory that is taken.
+inline constexpr int kAttachRoom = 4 << 20;
+inline constexpr int kConnectionRoom = 1 << 20;
 // Buffers that a burst of output has touched are given back after this.
 inline constexpr int64_t kTrimMs = 1000;
 
@@ -193,6 +196,8 @@ void on_connection(Monitor& m, uint32_t index);
 // To one connection, if it is still there; a peer that does not read loses its connection.
 template <typename M>
 void reply(Monitor& m, const ReplyTo& to, const M& message);
+// Sets the size of a socket's send buffer, beyond the host's limit where that is permitted.
+void make_room(int socket, int bytes);
 void send_frame(Monitor& m, const ReplyTo& to, const void* frame, size_t size);
 void reply_failed(Monitor& m, const ReplyTo& to, int error_number, std::string_view step, std::string_view syscall,
                   std::string_view path = {}, std::string_view detail = {});

@@ -1,5 +1,6 @@
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -23,6 +24,15 @@ void close_client(Attached& client) {
   drop_fd(client.out);
   drop_fd(client.err);
   client.used = false;
+}
+
+// The hang-ups of clients that have gone may still wait behind the requests of those that come.
+void let_go_of_the_gone(Monitor& m) {
+  for (Attached& client : m.attached) {
+    if (!client.used) continue;
+    struct pollfd sockets[3] = {{client.in, 0, 0}, {client.out, 0, 0}, {client.err, 0, 0}};
+    if (::poll(sockets, 3, 0) > 0) close_client(client);
+  }
 }
 
 // A client that does not take what it is sent is let go: neither the container nor the log waits for it, and a gap in its
@@ -166,6 +176,7 @@ void attach(Monitor& m, const ReplyTo& to, const protocol::Attach& request, int*
     return reply_failed(m, to, EINVAL, "monitor.attach", "recvmsg", {}, "number of descriptors");
   }
   if (m.phase != Phase::kCreated && m.phase != Phase::kRunning) return reply_failed(m, to, ESRCH, "monitor.attach", "attach");
+  if (count_attached(m) == kMaxAttached) let_go_of_the_gone(m);
   for (uint32_t i = 0; i < kMaxAttached; ++i) {
     Attached& client = m.attached[i];
     if (client.used) continue;
@@ -184,6 +195,8 @@ void attach(Monitor& m, const ReplyTo& to, const protocol::Attach& request, int*
     client.in = take(request.with_stdin);
     client.out = take(request.with_stdout);
     client.err = take(request.with_stderr);
+    if (client.out >= 0) make_room(client.out, kAttachRoom);
+    if (client.err >= 0) make_room(client.err, kAttachRoom);
     if (client.in >= 0 && !watch(m, client.in, EPOLLIN | EPOLLONESHOT, Source::kAttachInput, i)) drop_fd(client.in);
     // Nothing is read from an output's socket; its hang-up, which is told unasked, says that the client is gone.
     if (client.out >= 0) (void)watch(m, client.out, EPOLLONESHOT, Source::kAttachOutput, i);

@@ -23,6 +23,12 @@
  *   D ◀─ hello ──────────────────────────── M      first message on every accepted connection
  *
  * The exit file's contents are one `exited` frame with request id 0, byte for byte what is sent; renamed into place.
+ * An exec is known by the request id that started it, on the connection that started it; it runs on when that connection
+ * ends, and nobody is told of its end. `hello` is also the first message on the spawning connection.
+ *
+ * The exit file holds one `exited` frame, as it is on the wire. A connection whose peer does not read is closed by the monitor
+ * once its buffer is full; the daemon connects again and asks for `state`.
+ *
  * `failed` ends the request; it carries the Error of the core (errno, syscall, path, step, detail).
  * A monitor whose create has failed has undone what it made, and exits.
  */
@@ -52,7 +58,11 @@ export const messages = {
       { name: "stdinOnce", type: "bool", doc: "close stdin when the first attach that had it ends" },
       { name: "hasLog", type: "bool", doc: "an fd of the log's directory comes along" },
       { name: "logName", type: "string", doc: "file name in that directory: no slash" },
-      { name: "logMaxBytes", type: "u64", doc: "past it the file is cut off by the monitor; 0 for no cap" },
+      {
+        name: "logMaxBytes",
+        type: "u64",
+        doc: "what would make the present file larger is dropped and counted until the log is reopened; 0 for no cap",
+      },
       { name: "exitName", type: "string", doc: "file name of the exit file in the exit directory, whose fd always comes along" },
       { name: "oomKind", type: "u8", doc: "0 none; 1 v2 memory.events; 2 v1 memory.oom_control; its fd comes along" },
     ],
@@ -92,17 +102,17 @@ export const messages = {
   },
   signal: {
     type: 7,
-    doc: "Sends a signal to init, or to everything in its pid namespace or session.",
+    doc: "Sends a signal to init, or to an exec's process.",
     fields: [
       { name: "number", type: "u32", doc: "1-64" },
-      { name: "execId", type: "u32", doc: "0 for init, else the request id of a running exec" },
+      { name: "execId", type: "u32", doc: "0 for init, else the request id of a running exec of this connection" },
     ],
   },
   resize: {
     type: 8,
     doc: "Sets a terminal's size.",
     fields: [
-      { name: "execId", type: "u32", doc: "0 for init, else the request id of a running exec" },
+      { name: "execId", type: "u32", doc: "0 for init, else the request id of a running exec of this connection" },
       { name: "columns", type: "u16", doc: "" },
       { name: "rows", type: "u16", doc: "" },
     ],
@@ -168,7 +178,7 @@ export const messages = {
   },
   killExec: {
     type: 18,
-    doc: "SIGKILL to a running exec's whole process group and session.",
-    fields: [{ name: "execId", type: "u32", doc: "request id of the exec" }],
+    doc: "SIGKILL to a running exec: to its process and, where that leads one, its process group.",
+    fields: [{ name: "execId", type: "u32", doc: "request id of the exec, on this connection" }],
   },
 } as const satisfies Record<string, MessageSchema>;
