@@ -92,7 +92,7 @@ bool kept_xattr(std::string_view name) {
 }  // namespace
 
 Extractor::Extractor(Fd root, Pipeline& pipeline, uint64_t max_bytes, uint64_t max_entries)
-    : root_(std::move(root)), pipeline_(pipeline), max_bytes_(max_bytes), max_entries_(max_entries) {}
+    : root_(std::make_shared<Fd>(std::move(root))), pipeline_(pipeline), max_bytes_(max_bytes), max_entries_(max_entries) {}
 
 Result<void> Extractor::run() {
   std::unique_ptr<archive, FreeArchive> reader(archive_read_new());
@@ -210,7 +210,7 @@ Result<void> Extractor::whiteout(const std::string& path, std::string_view hidde
   const std::string target = outer.empty() ? std::string(hidden) : std::string(outer) + "/" + std::string(hidden);
   BERTH_ASSIGN(const Place at, place(target));
   struct stat status;
-  if (::fstatat(at.parent, at.name.c_str(), &status, AT_SYMLINK_NOFOLLOW) == 0) {
+  if (::fstatat(at.parent(), at.name.c_str(), &status, AT_SYMLINK_NOFOLLOW) == 0) {
     if (S_ISDIR(status.st_mode)) return opaque(target);
     return {};
   }
@@ -221,9 +221,9 @@ Result<void> Extractor::whiteout(const std::string& path, std::string_view hidde
 }
 
 Result<void> Extractor::opaque(const std::string& directory) {
-  BERTH_ASSIGN(const int fd, parent_fd(directory));
+  BERTH_ASSIGN(const std::shared_ptr<Fd> fd, open_parent(directory));
   struct stat status;
-  if (::fstat(fd, &status) != 0) return failed("fstat", directory);
+  if (::fstat(fd->get(), &status) != 0) return failed("fstat", directory);
   if (opaque_.contains(status.st_ino)) return {};
   BERTH_TRY(remember(directory.size(), directory));
   opaque_.emplace(status.st_ino, directory);
@@ -235,16 +235,17 @@ Result<void> Extractor::opaque(const std::string& directory) {
 Result<void> Extractor::directory(const std::string& path, Attributes attributes) {
   struct stat status;
   if (path.empty()) {
-    if (::fstat(root_.get(), &status) != 0) return failed("fstat", path);
+    if (::fstat(root_->get(), &status) != 0) return failed("fstat", path);
   } else {
     BERTH_ASSIGN(const Place at, place(path));
-    if (::mkdirat(at.parent, at.name.c_str(), 0755) == 0) {
+    if (::mkdirat(at.parent(), at.name.c_str(), 0755) == 0) {
       count_inode(kBlock);
     } else {
       if (errno != EEXIST) return failed("mkdirat", path);
       BERTH_TRY(make_place(at, 0755));
     }
-    if (::fstatat(at.parent, at.name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) return failed("fstatat", path);
+    BERTH_ASSIGN(const Place made, place(path));
+    if (::fstatat(made.parent(), made.name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) return failed("fstatat", path);
   }
   size_t size = path.size();
   for (const Xattr& xattr : attributes.xattrs) size += xattr.name.size() + xattr.value.size();
@@ -256,25 +257,24 @@ Result<void> Extractor::directory(const std::string& path, Attributes attributes
 // A directory where something is: a directory stays, a whiteout makes an opaque one, anything else makes room.
 Result<void> Extractor::make_place(const Place& at, mode_t mode) {
   struct stat status;
-  if (::fstatat(at.parent, at.name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) return failed("fstatat", at.path);
+  if (::fstatat(at.parent(), at.name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) return failed("fstatat", at.path);
   if (S_ISDIR(status.st_mode)) return {};
   const bool hidden = is_whiteout(status);
-  // The removal closes the cached parents, so the place is looked up anew.
-  BERTH_TRY(remove(at.parent, at.name, at.path));
+  BERTH_TRY(remove(at.parent(), at.name, at.path));
   BERTH_ASSIGN(const Place again, place(at.path));
-  if (::mkdirat(again.parent, again.name.c_str(), mode) != 0) return failed("mkdirat", at.path);
+  if (::mkdirat(again.parent(), again.name.c_str(), mode) != 0) return failed("mkdirat", at.path);
   count_inode(kBlock);
   return hidden ? opaque(at.path) : Result<void>();
 }
 
 template <typename Make>
 Result<int> Extractor::create(const Place& at, const char* call, Make make) {
-  int result = make(at.parent, at.name.c_str());
+  int result = make(at.parent(), at.name.c_str());
   if (result >= 0) return result;
   if (errno != EEXIST) return failed(call, at.path);
-  BERTH_TRY(remove(at.parent, at.name, at.path));
+  BERTH_TRY(remove(at.parent(), at.name, at.path));
   BERTH_ASSIGN(const Place again, place(at.path));
-  result = make(again.parent, again.name.c_str());
+  result = make(again.parent(), again.name.c_str());
   if (result < 0) return failed(call, at.path);
   return result;
 }
@@ -338,11 +338,11 @@ Result<void> Extractor::content(archive* reader, const std::string& path, int fd
 Result<void> Extractor::own(const Place& at, const Attributes& attributes) {
   const char* name = at.name.c_str();
   if ((attributes.uid != 0 || attributes.gid != 0) &&
-      ::fchownat(at.parent, name, attributes.uid, attributes.gid, AT_SYMLINK_NOFOLLOW) != 0) {
+      ::fchownat(at.parent(), name, attributes.uid, attributes.gid, AT_SYMLINK_NOFOLLOW) != 0) {
     return failed("fchownat", at.path);
   }
   const timespec times[2] = {attributes.time, attributes.time};
-  if (::utimensat(at.parent, name, times, AT_SYMLINK_NOFOLLOW) != 0) return failed("utimensat", at.path);
+  if (::utimensat(at.parent(), name, times, AT_SYMLINK_NOFOLLOW) != 0) return failed("utimensat", at.path);
   return {};
 }
 
@@ -409,7 +409,7 @@ Result<void> Extractor::hard_link(const std::string& path, const std::string& ta
   BERTH_TRY(place(path));
   // Looked up after the place was made: that can close descriptors, and the target's directory may be the same.
   const std::string outer(directory_name(target));
-  Fd from(sys::open_in_root(root_.get(), outer.empty() ? "." : outer.c_str(), O_PATH | O_DIRECTORY));
+  Fd from(sys::open_in_root(root_->get(), outer.empty() ? "." : outer.c_str(), O_PATH | O_DIRECTORY));
   struct stat original;
   const std::string name(base_name(target));
   if (!from.valid() || name.empty() || ::fstatat(from.get(), name.c_str(), &original, AT_SYMLINK_NOFOLLOW) != 0) {
@@ -418,7 +418,7 @@ Result<void> Extractor::hard_link(const std::string& path, const std::string& ta
   if (S_ISDIR(original.st_mode)) return bad(path, "a hard link to a directory");
   BERTH_ASSIGN(const Place at, place(path));
   struct stat present;
-  if (::fstatat(at.parent, at.name.c_str(), &present, AT_SYMLINK_NOFOLLOW) == 0 && present.st_ino == original.st_ino) return {};
+  if (::fstatat(at.parent(), at.name.c_str(), &present, AT_SYMLINK_NOFOLLOW) == 0 && present.st_ino == original.st_ino) return {};
   const int from_fd = from.get();
   Result<int> made = create(at, "linkat", [from_fd, &name](int parent, const char* link) {
     return ::linkat(from_fd, name.c_str(), parent, link, 0);
@@ -442,26 +442,25 @@ Result<void> Extractor::hard_link(const std::string& path, const std::string& ta
 Result<Extractor::Place> Extractor::place(const std::string& path) {
   Place out;
   out.path = path;
-  out.directory = std::string(directory_name(path));
   out.name = std::string(base_name(path));
-  BERTH_ASSIGN(out.parent, parent_fd(out.directory));
+  BERTH_ASSIGN(out.directory, open_parent(std::string(directory_name(path))));
   return out;
 }
 
-Result<int> Extractor::parent_fd(const std::string& directory) {
-  if (directory.empty()) return root_.get();
+Result<std::shared_ptr<Fd>> Extractor::open_parent(const std::string& directory) {
+  if (directory.empty()) return root_;
   const auto found = parents_.find(directory);
-  if (found != parents_.end()) return found->second.get();
-  Fd fd(sys::open_in_root(root_.get(), directory.c_str(), O_PATH | O_DIRECTORY));
+  if (found != parents_.end()) return found->second;
+  Fd fd(sys::open_in_root(root_->get(), directory.c_str(), O_PATH | O_DIRECTORY));
   if (!fd.valid() && (errno == ENOENT || errno == ENOTDIR)) {
     BERTH_TRY(make_directories(directory, 0));
-    fd = Fd(sys::open_in_root(root_.get(), directory.c_str(), O_PATH | O_DIRECTORY));
+    fd = Fd(sys::open_in_root(root_->get(), directory.c_str(), O_PATH | O_DIRECTORY));
   }
   if (!fd.valid()) return failed("openat2", directory);
   if (parents_.size() >= kMaxOpenParents) parents_.clear();
-  const int number = fd.get();
-  parents_.emplace(directory, std::move(fd));
-  return number;
+  auto shared = std::make_shared<Fd>(std::move(fd));
+  parents_.emplace(directory, shared);
+  return shared;
 }
 
 // Each prefix in turn, following the links that are there; `path` may have `..` where it came out of a link.
@@ -473,7 +472,7 @@ Result<void> Extractor::make_directories(const std::string& path, int depth) {
     const std::string prefix = path.substr(0, end);
     const std::string name = path.substr(start, end - start);
     if (name.empty() || name == ".") continue;
-    const Fd there(sys::open_in_root(root_.get(), prefix.c_str(), O_PATH | O_DIRECTORY));
+    const Fd there(sys::open_in_root(root_->get(), prefix.c_str(), O_PATH | O_DIRECTORY));
     if (there.valid()) continue;
     if (errno != ENOENT && errno != ENOTDIR) return failed("openat2", prefix);
     BERTH_TRY(make_missing(prefix, path.substr(0, start == 0 ? 0 : start - 1), name, depth));
@@ -482,7 +481,7 @@ Result<void> Extractor::make_directories(const std::string& path, int depth) {
 }
 
 Result<void> Extractor::make_missing(const std::string& prefix, const std::string& outer, const std::string& name, int depth) {
-  const Fd parent(sys::open_in_root(root_.get(), outer.empty() ? "." : outer.c_str(), O_PATH | O_DIRECTORY));
+  const Fd parent(sys::open_in_root(root_->get(), outer.empty() ? "." : outer.c_str(), O_PATH | O_DIRECTORY));
   if (!parent.valid()) return failed("openat2", prefix);
   if (::mkdirat(parent.get(), name.c_str(), 0755) == 0) {
     count_inode(kBlock);
@@ -513,8 +512,8 @@ Result<void> Extractor::make_missing(const std::string& prefix, const std::strin
   return {};
 }
 
-// Closes the cached parents, because a name below what goes may mean something else from now on: a caller that goes on looks
-// its place up again.
+// Forgets the cached parents, because a name below what goes may mean something else from now on: a caller that goes on
+// looks its place up again.
 Result<void> Extractor::remove(int parent, const std::string& name, const std::string& path) {
   BERTH_TRY(remove_tree(parent, name, path));
   parents_.clear();
@@ -587,7 +586,7 @@ Result<void> Extractor::finish_directories() {
   for (const auto& [inode, directory] : directories_) {
     const std::string& path = directory.path;
     const Attributes& attributes = directory.attributes;
-    const Fd fd(sys::open_in_root(root_.get(), path.empty() ? "." : path.c_str(), O_RDONLY | O_DIRECTORY));
+    const Fd fd(sys::open_in_root(root_->get(), path.empty() ? "." : path.c_str(), O_RDONLY | O_DIRECTORY));
     struct stat status;
     if (!fd.valid() || ::fstat(fd.get(), &status) != 0 || status.st_ino != inode) {
       return bad(path, kNameLost);
@@ -605,7 +604,7 @@ Result<void> Extractor::finish_directories() {
 
 Result<void> Extractor::collect_items() {
   for (const auto& [inode, path] : opaque_) {
-    const Fd fd(sys::open_in_root(root_.get(), path.empty() ? "." : path.c_str(), O_PATH | O_DIRECTORY));
+    const Fd fd(sys::open_in_root(root_->get(), path.empty() ? "." : path.c_str(), O_PATH | O_DIRECTORY));
     struct stat status;
     if (!fd.valid() || ::fstat(fd.get(), &status) != 0 || status.st_ino != inode) return bad(path, kNameLost);
     Item item;
@@ -623,7 +622,7 @@ Result<void> Extractor::collect_items() {
     nlink_t links = 0;
     std::erase_if(names, [&](const std::string& name) {
       const std::string outer(directory_name(name));
-      const Fd parent(sys::open_in_root(root_.get(), outer.empty() ? "." : outer.c_str(), O_PATH | O_DIRECTORY));
+      const Fd parent(sys::open_in_root(root_->get(), outer.empty() ? "." : outer.c_str(), O_PATH | O_DIRECTORY));
       struct stat status;
       if (!parent.valid()) return true;
       if (::fstatat(parent.get(), std::string(base_name(name)).c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) return true;

@@ -17,7 +17,7 @@
 #include <sys/stat.h>
 
 #include <cstdint>
-#include <map>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -58,10 +58,10 @@ class Extractor {
     std::vector<Xattr> xattrs;
   };
   struct Place {
-    int parent = -1;        // borrowed from parents_: valid until the next lookup or removal
-    std::string directory;  // of the parent, as named
+    std::shared_ptr<Fd> directory;  // stays open when the cache lets it go
     std::string name;
     std::string path;
+    [[nodiscard]] int parent() const { return directory->get(); }
   };
   struct Directory {
     std::string path;
@@ -87,7 +87,7 @@ class Extractor {
 
   // The directory of a path, made where it is missing.
   Result<Place> place(const std::string& path);
-  Result<int> parent_fd(const std::string& directory);
+  Result<std::shared_ptr<Fd>> open_parent(const std::string& directory);
   Result<void> make_directories(const std::string& path, int depth);
   Result<void> make_missing(const std::string& prefix, const std::string& outer, const std::string& name, int depth);
   Result<void> make_place(const Place& place, mode_t mode);
@@ -106,7 +106,7 @@ class Extractor {
   Result<void> finish_directories();
   Result<void> collect_items();
 
-  Fd root_;
+  std::shared_ptr<Fd> root_;
   Pipeline& pipeline_;
   uint64_t max_bytes_;
   uint64_t max_entries_;
@@ -114,7 +114,7 @@ class Extractor {
   uint64_t table_bytes_ = 0;
   size_t placeholder_count_ = 0;
   // Open directories by name. A name means the same directory until something is removed.
-  std::unordered_map<std::string, Fd> parents_;
+  std::unordered_map<std::string, std::shared_ptr<Fd>> parents_;
   // By inode: a directory may be reached, replaced and removed by other names than the one it was made by.
   std::unordered_map<ino_t, Directory> directories_;
   std::unordered_map<ino_t, std::string> opaque_;

@@ -409,6 +409,20 @@ describe("berth-unpack", () => {
       expect(outcome.inodes).toBe(counted);
     });
 
+    it("of other kinds below the same directory find it again", () => {
+      extract([
+        { name: "deep/down/", type: "5" },
+        { name: "deep/down/x", data: "file" },
+        { name: "deep/down/x/", type: "5", mode: 0o700 },
+        { name: "deep/down/.wh.y" },
+        { name: "deep/down/y/", type: "5", mode: 0o711 },
+        { name: "deep/down/x/in", data: "in" },
+      ]);
+      expect([mode("deep/down/x"), mode("deep/down/y")]).toEqual([0o700, 0o711]);
+      expect(isOpaque("deep/down/y")).toBe(true);
+      expect(text("deep/down/x/in")).toBe("in");
+    });
+
     it("go through the links of the layer, as a container would", () => {
       extract([
         { name: "run/", type: "5" },
