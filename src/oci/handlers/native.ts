@@ -41,10 +41,14 @@ class NativeLaunch implements Launch {
   readonly client: MonitorClient;
   readonly process: ProcessHandle;
   #handedOver = false;
+  #ended = false;
 
-  constructor(client: MonitorClient, process: ProcessHandle) {
+  constructor(client: MonitorClient, process: ProcessHandle, log: Logger) {
     this.client = client;
     this.process = process;
+    reap(process, log, () => {
+      this.#ended = true;
+    });
   }
 
   handOver(): void {
@@ -53,7 +57,7 @@ class NativeLaunch implements Launch {
 
   abort(): void {
     if (this.#handedOver) return;
-    this.process.signal(9);
+    if (!this.#ended) this.process.signal(9);
     this.client.close();
   }
 }
@@ -117,8 +121,7 @@ export class NativeHandler implements RuntimeHandler {
       reap(late.process, this.#log);
       await rm(join(this.#sockets, id), { force: true });
     });
-    reap(process, this.#log);
-    return new NativeLaunch(new MonitorClient({ connection, containerId: id, log: this.#log }), process);
+    return new NativeLaunch(new MonitorClient({ connection, containerId: id, log: this.#log }), process, this.#log);
   }
 
   async create(op: Operation, launch: Launch, request: CreateRequest): Promise<LiveContainer> {
@@ -299,9 +302,12 @@ export class NativeHandler implements RuntimeHandler {
 }
 
 /** A monitor is the daemon's child: somebody has to wait for it. */
-function reap(process: ProcessHandle, log: Logger): void {
+function reap(process: ProcessHandle, log: Logger, onEnded: () => void = () => undefined): void {
   process.exited().then(
-    () => process.close(),
+    () => {
+      onEnded();
+      process.close();
+    },
     (error: unknown) => log.warn({ err: describeError(error) }, "a monitor could not be waited for"),
   );
 }
