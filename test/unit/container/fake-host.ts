@@ -427,6 +427,7 @@ export class FakeHost {
       pid: process.pid,
       startTime: process.startTime,
       signal: (number) => {
+        if (!this.handles.has(handle)) throw new Error("ProcessHandle is closed");
         if (!process.alive) return false;
         const isInit = this.inits.has(process.pid);
         if (number === 9 || (isInit && this.behaviour.diesOf.has(number))) process.end(null, number);
