@@ -14,6 +14,7 @@
 namespace berth::stages {
 
 inline constexpr size_t kPathBytes = 4096;
+inline constexpr dev_t kNullDevice = 1 << 8 | 3;  // character device 1:3
 
 struct Child {
   const uint8_t* plan_data = nullptr;

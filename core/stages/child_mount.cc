@@ -3,7 +3,6 @@
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -134,7 +133,7 @@ int mask_source(Child& child) {
   if (mounted < 0) child_fail(child, "fsmount", "tmpfs");
   ::close(context);
   if (::mkdirat(mounted, "empty", 0555) != 0) child_fail(child, "mkdirat", "empty");
-  const bool made = ::mknodat(mounted, "null", S_IFCHR | 0666, makedev(1, 3)) == 0;
+  const bool made = ::mknodat(mounted, "null", S_IFCHR | 0666, kNullDevice) == 0;
   if (!made && errno != EPERM) child_fail(child, "mknodat", "null");
   set_attributes(child, mounted, MOUNT_ATTR_RDONLY, 0, MS_PRIVATE, false, "tmpfs");
   const int over = ::open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -147,7 +146,7 @@ int mask_source(Child& child) {
     const int null = sys::open_tree(AT_FDCWD, "/dev/null", OPEN_TREE_CLONE | AT_SYMLINK_NOFOLLOW);
     struct stat about = {};
     if (null < 0 || ::fstat(null, &about) != 0) child_fail(child, "open_tree", "/dev/null");
-    if (!S_ISCHR(about.st_mode) || about.st_rdev != makedev(1, 3)) child_fail(child, "open_tree", "/dev/null", ENODEV);
+    if (!S_ISCHR(about.st_mode) || about.st_rdev != kNullDevice) child_fail(child, "open_tree", "/dev/null", ENODEV);
     set_attributes(child, null, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, 0, MS_PRIVATE, false, "/dev/null");
     child.host_null = null;
   }
@@ -165,7 +164,7 @@ int open_mask(Child& child, bool directory) {
   if (!directory) {
     struct stat about = {};
     if (::fstat(mask, &about) != 0) child_fail(child, "fstat", "null");
-    if (!S_ISCHR(about.st_mode) || about.st_rdev != makedev(1, 3)) child_fail(child, "open_tree", "null", ENODEV);
+    if (!S_ISCHR(about.st_mode) || about.st_rdev != kNullDevice) child_fail(child, "open_tree", "null", ENODEV);
     if (null >= 0) set_attributes(child, mask, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, 0, MS_PRIVATE, false, "null");
   }
   return mask;

@@ -10,7 +10,6 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/sysmacros.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -254,12 +253,12 @@ void child_reopen_null(Child& child) {
   int null = -1;
   for (int fd = 0; fd <= 2; ++fd) {
     struct stat about = {};
-    if (::fstat(fd, &about) != 0 || !S_ISCHR(about.st_mode) || about.st_rdev != makedev(1, 3)) continue;
+    if (::fstat(fd, &about) != 0 || !S_ISCHR(about.st_mode) || about.st_rdev != kNullDevice) continue;
     if (null < 0) {
       null = sys::open_in_root_nofollow(child_root(child), "/dev/null", O_RDWR | O_NOCTTY | O_NONBLOCK);
       if (null < 0) return;  // the container has none: it keeps the one that it was given
       struct stat other = {};
-      if (::fstat(null, &other) != 0 || !S_ISCHR(other.st_mode) || other.st_rdev != makedev(1, 3)) break;
+      if (::fstat(null, &other) != 0 || !S_ISCHR(other.st_mode) || other.st_rdev != kNullDevice) break;
       (void)::fcntl(null, F_SETFL, 0);
     }
     if (::dup3(null, fd, 0) < 0) child_fail(child, "dup3", "/dev/null");
