@@ -34,7 +34,8 @@ async function demo(): Promise<void> {
   prepareOwnNetwork();
   const directories = makeDirectories("demo");
   const state = [directories.root, directories.runRoot, directories.namespaces, directories.cniData, "/var/run/netns", "/var/lib/cni"];
-  const before = captureHostState(state);
+  const scope = { base: directories.base, cgroups: [directories.cgroupParent.slice(1)] };
+  const before = captureHostState(state, scope);
   let registry: RunningRegistry | null = null;
   let daemon: RunningDaemon | null = null;
   let client: CriClient | null = null;
@@ -173,7 +174,7 @@ async function demo(): Promise<void> {
   }
   const residue = await phase(
     "look for residue",
-    () => waitForNoResidue(before, { directories: state, allow: expected(directories.base) }),
+    () => waitForNoResidue(before, { directories: state, scope, allow: expected(directories.base) }),
     (left) => (left.length === 0 ? "nothing left: mounts, namespaces, cgroups, processes, files, leases" : `${left.length} entries`),
   );
   if (residue.length > 0) throw new Error(`left behind:\n  ${residue.join("\n  ")}`);
@@ -191,7 +192,7 @@ function expected(base: string): RegExp[] {
   const escaped = base.replaceAll(/[.*+?^${}()|[\]\\]/g, "\\$&");
   return [
     /^interfaces: berth-demo0$/,
-    new RegExp(`^files: ${escaped}/(lib|run)(/[a-z-]+)*$`),
+    new RegExp(`^files: ${escaped}/(lib|run)(/[.a-z0-9-]+)*$`),
     /last_reserved_ip\.\d+$|\/lock$|cni\/data\/[a-z-]+$/,
   ];
 }
