@@ -1,4 +1,4 @@
-// The entry of the resident programs when they are linked without the C library (docs/adr: programs without libc).
+// The entry of the resident programs when they are linked without the C library (docs/adr/0007).
 //
 // What a static glibc does before main costs more than all that these programs do until they are ready: it asks the
 // processor for its features (each question leaves a virtual machine for its host), relocates its string functions and sets
