@@ -7,6 +7,7 @@ export const groups = {
   run: "run pods on a bridge network",
   demo: "the registry and the image of `npm run demo`",
   test: "the test suites",
+  vm: "the virtual machine of `npm run test:vm`",
   bench: "the runtimes that benchmarks compare with",
 };
 
@@ -37,6 +38,8 @@ export const packages = [
   { name: "procps", group: "test", why: "the residue checker cross-checks with ps" },
   { name: "zstd", group: "test", why: "compresses zstd layers of test images" },
   { name: "attr", group: "test", why: "sets and reads extended attributes of test layers" },
+
+  { name: "qemu-system-x86", group: "vm", why: "runs the tests on a host with cgroup v2 and AppArmor" },
 
   { name: "containerd", group: "bench", why: "peer: containerd’s CRI plugin" },
   { name: "crun", group: "bench", why: "peer: crun" },

@@ -53,7 +53,8 @@ async function runNative() {
     const ended = await run(command[0], command.slice(1), { timeout, capture: true });
     const outcome = ended.code === 0 ? "passed" : ended.code === skipCode ? "skipped" : "failed";
     const how = ended.timedOut ? `took longer than ${timeout / 1000} s` : (ended.signal ?? `exit code ${ended.code}`);
-    const reason = outcome === "skipped" ? (ended.output.trim().split("\n").at(-1) ?? "no reason given") : outcome === "failed" ? how : null;
+    const reason =
+      outcome === "skipped" ? (ended.output.trim().split("\n").at(-1) ?? "no reason given") : outcome === "failed" ? how : null;
     outcomes.push({ name, outcome, reason, seconds: seconds(since) });
     say(`vm: ${outcome}: ${name}${reason === null ? "" : `: ${reason}`} (${seconds(since)} s)`);
     if (outcome === "failed") say(ended.output.trim().split("\n").slice(-150).join("\n"));
