@@ -228,6 +228,19 @@ Napi::Value remove_cgroup(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value remove_empty_cgroup(const Napi::CallbackInfo& info) {
+  Dto args(info.Env(), "removeEmptyCgroup.args", info[0], {"path"});
+  std::string path = args.text("path");
+  if (!args.ok()) return info.Env().Undefined();
+  return run_async(
+      info.Env(), Lane::kQuick,
+      [path = std::move(path)]() -> Result<bool> {
+        BERTH_ASSIGN(const cgroup::Layout* layout, host().layout());
+        return cgroup::remove_empty(*layout, path);
+      },
+      [](Instance& instance, const bool& gone) -> Napi::Value { return Napi::Boolean::New(instance.env(), gone); });
+}
+
 Napi::Value list_cgroups(const Napi::CallbackInfo& info) {
   Dto args(info.Env(), "listCgroups.args", info[0], {"path"});
   std::string path = args.text("path");
@@ -271,6 +284,7 @@ void export_cgroups(Napi::Env env, Napi::Object exports) {
   export_function<kill_cgroup>(env, exports, "killCgroup");
   export_function<freeze_cgroup>(env, exports, "freezeCgroup");
   export_function<remove_cgroup>(env, exports, "removeCgroup");
+  export_function<remove_empty_cgroup>(env, exports, "removeEmptyCgroup");
   export_function<list_cgroups>(env, exports, "listCgroups");
   export_function<open_cgroup_events>(env, exports, "openCgroupEvents");
 }

@@ -435,6 +435,18 @@ Result<void> remove(const Layout& layout, const std::string& path, uint64_t time
   }
 }
 
+Result<bool> remove_empty(const Layout& layout, const std::string& path) {
+  BERTH_TRY(check_path(path));
+  bool gone = true;
+  for (const Hierarchy& hierarchy : layout.hierarchies) {
+    if (::unlinkat(hierarchy.root.get(), relative(path), AT_REMOVEDIR) == 0 || errno == ENOENT) continue;
+    // A process or a sub-group is in it: the kernel says EBUSY for either.
+    if (errno != EBUSY && errno != ENOTEMPTY) return errno_error("cgroup.remove", "rmdir", full_name(hierarchy, path));
+    gone = false;
+  }
+  return gone;
+}
+
 Result<std::vector<std::string>> children(const Layout& layout, const std::string& path) {
   if (path != "/") BERTH_TRY(check_path(path));
   std::vector<std::string> names;

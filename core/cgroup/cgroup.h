@@ -82,6 +82,9 @@ Result<void> set_frozen(const Layout& layout, const std::string& path, bool froz
 // `timeout_ms`. Absent is success.
 Result<void> remove(const Layout& layout, const std::string& path, uint64_t timeout_ms);
 
+// Removes it where nobody and nothing is in it, and kills nobody; false where it is in use. Absent is true.
+Result<bool> remove_empty(const Layout& layout, const std::string& path);
+
 // Names of direct children in any hierarchy, sorted. Absent is an empty list; "/" is allowed.
 Result<std::vector<std::string>> children(const Layout& layout, const std::string& path);
 

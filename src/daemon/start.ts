@@ -159,6 +159,10 @@ async function compose(
         await serving.stop(op);
         running.cancelAll(new DomainError("unavailable", "the daemon stops"));
         const ends = await Promise.allSettled([containers.close(), sandboxes.close(), images.close(), endpoint?.close()]);
+        // What Berth has made for itself goes when nothing lives in it: monitors and pods keep theirs.
+        for (const path of [config.runtime.monitorCgroup, config.runtime.defaultCgroupParent]) {
+          ends.push(...(await Promise.allSettled([kernel.removeEmptyCgroup({ path }).then(() => undefined)])));
+        }
         for (const end of ends) {
           if (end.status === "rejected") log.warn({ err: describeError(end.reason) }, "a part did not close cleanly");
         }

@@ -3,7 +3,7 @@
  * need nothing but the record.
  */
 import { rename } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import type { Operation } from "../operation/context.ts";
 import type { SandboxContext } from "./context.ts";
 import type { NetworkPod } from "./network/attachment.ts";
@@ -57,6 +57,15 @@ export async function releasePause(ctx: SandboxContext, op: Operation, live: Liv
 /** Kills what is left in it, too: a pause process that no handle is held of. */
 export async function releaseCgroup(ctx: SandboxContext, live: LiveSandbox): Promise<void> {
   await ctx.kernel.removeCgroup({ path: live.record.cgroupPath, timeoutMs: cgroupBusyMs });
+  await releaseCgroupParents(ctx, live.record.cgroupParent);
+}
+
+/** Below its own default parent Berth owns what a pod has emptied; any other parent is its maker's, mostly the kubelet's. */
+async function releaseCgroupParents(ctx: SandboxContext, path: string): Promise<void> {
+  const own = `${ctx.config.runtime.defaultCgroupParent}/`;
+  for (let parent = path; parent.startsWith(own); parent = dirname(parent)) {
+    if (!(await ctx.kernel.removeEmptyCgroup({ path: parent }))) return;
+  }
 }
 
 export async function releaseShm(ctx: SandboxContext, live: LiveSandbox): Promise<void> {

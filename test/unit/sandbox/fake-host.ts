@@ -164,6 +164,11 @@ export class FakeHost {
         this.#killIn(path);
         this.cgroups.delete(path);
       },
+      removeEmptyCgroup: async ({ path }) => {
+        if ([...this.cgroups].some((child) => child.startsWith(`${path}/`))) return false;
+        this.cgroups.delete(path);
+        return true;
+      },
       listCgroups: async ({ path }) =>
         [...this.cgroups].filter((child) => child.startsWith(`${path}/`)).map((child) => child.slice(path.length + 1)),
       startPause: async (args) => this.#handle(this.#spawn(args)),
