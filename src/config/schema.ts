@@ -118,7 +118,13 @@ export const optionSpecs: readonly OptionSpec[] = [
     key: "runtime.apparmor_profile",
     schema: v.string(),
     fallback: "berth-default",
-    doc: "Default AppArmor profile, where the kernel has AppArmor.",
+    doc: "Default AppArmor profile, where the kernel has AppArmor. `berth-default` is built in, another one is loaded by the operator.",
+  },
+  {
+    key: "runtime.apparmor_parser",
+    schema: pathOrEmpty,
+    fallback: "/usr/sbin/apparmor_parser",
+    doc: "Program that loads the built-in AppArmor profile; empty to load none.",
   },
   {
     key: "runtime.create_timeout_ms",

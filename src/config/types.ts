@@ -36,6 +36,8 @@ export interface BerthConfig {
     /** Localhost profiles are looked up below it. */
     readonly seccompProfileRoot: string;
     readonly apparmorProfile: string;
+    /** Program that loads the built-in profile; empty where Berth is to load nothing. */
+    readonly apparmorParser: string;
     readonly createTimeoutMs: number;
     readonly unclaimedTtlMs: number;
     readonly logMaxBytes: number;

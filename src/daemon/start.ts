@@ -14,6 +14,7 @@ import type { Kernel } from "../kernel/contract.ts";
 import { loadKernel } from "../kernel/load.ts";
 import { type MetricsEndpoint, startMetricsEndpoint } from "../metrics/endpoint.ts";
 import { createMetrics } from "../metrics/operation-metrics.ts";
+import { loadDefaultAppArmorProfile } from "../oci/load-apparmor.ts";
 import { backgroundOperation } from "../operation/context.ts";
 import { RunningOperations } from "../operation/running.ts";
 import { createSandboxService, type SandboxEvent } from "../sandbox/index.ts";
@@ -34,6 +35,7 @@ export interface Daemon {
 }
 
 const recoverTimeoutMs = 60_000;
+const appArmorTimeoutMs = 30_000;
 const bindTimeoutMs = 10_000;
 const drainTimeoutMs = 10_000;
 const collectTimeoutMs = 10 * 60_000;
@@ -48,6 +50,20 @@ export async function startDaemon(config: BerthConfig, log: Logger): Promise<Dae
   } catch (error) {
     await lock.release();
     throw error;
+  }
+}
+
+/** The first container is to find the profile; without it the daemon serves all the same. */
+async function loadAppArmor(config: BerthConfig, log: Logger, kernel: Kernel): Promise<void> {
+  const op = backgroundOperation("apparmor.load", log, appArmorTimeoutMs);
+  try {
+    const { apparmorProfile: profile, apparmorParser: parser } = config.runtime;
+    const state = await loadDefaultAppArmorProfile(op, { kernel, profile, parser });
+    if (state !== "unsupported") log.info({ profile, state }, "AppArmor profile of containers");
+  } catch (error) {
+    log.warn({ err: describeError(error) }, "containers run without the default AppArmor profile");
+  } finally {
+    op.dispose();
   }
 }
 
@@ -75,12 +91,14 @@ async function compose(
   });
 
   const recovery = backgroundOperation("recover", log, recoverTimeoutMs);
+  const appArmor = loadAppArmor(config, log, kernel);
   try {
     await recovery.step("recover.images", () => images.recover(recovery));
     await recovery.step("recover.sandboxes", () => sandboxes.recover(recovery));
     await recovery.step("recover.containers", () => containers.recover(recovery));
   } finally {
     recovery.dispose();
+    await appArmor;
   }
 
   let server: CriServer | null = null;
