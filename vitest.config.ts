@@ -1,7 +1,8 @@
 import { fileURLToPath } from "node:url";
 import { defineConfig } from "vitest/config";
 
-const seconds = 1000;
+/** Everything takes longer in an emulated machine: see test/support/patience.ts. */
+const seconds = 1000 * Math.max(1, Number(process.env["BERTH_TEST_SLOWNESS"] ?? 1));
 
 /** A project's tests are the `*.test.ts` below test/<name>. With `node` they run against a whole node: see test/support/node.ts. */
 const project = (name: string, timeout: number, serial: boolean, node = false) => ({

@@ -31,6 +31,7 @@ import {
 import { startContainerd } from "./containerd.ts";
 import { type CriClient, connectCri, type ServiceError, status } from "./cri-client.ts";
 import { makeDirectories, type NodeDirectories, type RunningDaemon, removeDirectories, startDaemon, writeBridgeConfig } from "./daemon.ts";
+import { stretched } from "./patience.ts";
 import { captureHostState, descriptorsOf, findResidue, type HostState, type ResidueScope, waitForNoResidue } from "./residue.ts";
 import { containerConfig, podConfig } from "./workloads.ts";
 
@@ -629,7 +630,7 @@ export async function until(
   describe: () => unknown = () => "",
   timeoutMs = 10_000,
 ): Promise<void> {
-  const end = performance.now() + timeoutMs;
+  const end = performance.now() + stretched(timeoutMs);
   while (!(await condition())) {
     if (performance.now() > end) throw new Error(`waited ${timeoutMs} ms in vain until ${what}: ${JSON.stringify(await describe())}`);
     await sleep(15);

@@ -3,6 +3,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, existsSync, mkdirSync, openSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
+import { stretched } from "./patience.ts";
 
 export const registryProgram = "/usr/bin/docker-registry";
 
@@ -72,7 +73,7 @@ export async function freePort(): Promise<number> {
 }
 
 async function waitForHttp(url: string, child: ChildProcess): Promise<void> {
-  const end = performance.now() + 15_000;
+  const end = performance.now() + stretched(15_000);
   for (;;) {
     if (child.exitCode !== null) throw new Error(`docker-registry ended with code ${child.exitCode}`);
     try {

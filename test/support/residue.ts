@@ -5,6 +5,7 @@
 import { execFileSync } from "node:child_process";
 import { lstatSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { join } from "node:path";
+import { stretched } from "./patience.ts";
 
 export interface HostState {
   readonly mounts: readonly string[];
@@ -73,7 +74,7 @@ export function findResidue(before: HostState, after: HostState, allow: readonly
  * returns what is still there when the time is over.
  */
 export async function waitForNoResidue(before: HostState, options: ResidueOptions, timeoutMs = 5000): Promise<string[]> {
-  const end = performance.now() + timeoutMs;
+  const end = performance.now() + stretched(timeoutMs);
   for (;;) {
     const found = findResidue(before, captureHostState(options.directories, options.scope), options.allow);
     if (found.length === 0 || performance.now() > end) return found;
