@@ -380,6 +380,8 @@ bool child_process_op(Child& child) {
     case OpCode::kSetUid:
       give_stdio(op.a[0]);
       if (::syscall(SYS_setresuid, op.a[0], op.a[0], op.a[0]) != 0) child_fail(child, "setresuid", "");
+      // A change of ids sets it to whatever fs.suid_dumpable says.
+      if (::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0) child_fail(child, "prctl(PR_SET_DUMPABLE)", "");
       return true;
     case OpCode::kCapabilities:
       capabilities(child);

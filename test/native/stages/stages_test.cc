@@ -896,6 +896,60 @@ void exec_joins_the_container() {
   CHECK_EQ(run_well(first, options).code, 42);
 }
 
+// ---- cgroups
+
+// A cgroup of this test's own, removed at its end.
+struct TestCgroup {
+  std::string path;
+  explicit TestCgroup(const std::string& hierarchy) : path(hierarchy + "/berth-stages-" + std::to_string(::getpid())) {
+    CHECK_EQ(::mkdir(path.c_str(), 0755), 0);
+  }
+  ~TestCgroup() {
+    bool removed = false;
+    for (int i = 0; i < 100 && !removed; ++i) {
+      removed = ::rmdir(path.c_str()) == 0;
+      if (!removed) ::usleep(10'000);
+    }
+    CHECK(removed);
+  }
+  TestCgroup(const TestCgroup&) = delete;
+  TestCgroup& operator=(const TestCgroup&) = delete;
+};
+
+void cgroups_are_entered() {
+  const char* v2 = nullptr;
+  for (const char* mount : {"/sys/fs/cgroup", "/sys/fs/cgroup/unified"}) {
+    if (::access((std::string(mount) + "/cgroup.subtree_control").c_str(), F_OK) == 0) v2 = mount;
+  }
+  const bool v1 = ::access("/sys/fs/cgroup/pids/tasks", W_OK) == 0;
+  if (v2 == nullptr && !v1) {
+    std::printf("     no cgroup hierarchy here\n");
+    return;
+  }
+  const auto run_in = [&](Kind kind, int v2_fd, int v1_fd) {
+    PlanBuilder builder(kind);
+    if (v2_fd >= 0) builder.header().cgroup_fd = static_cast<uint32_t>(builder.add_fd(v2_fd));
+    if (v1_fd >= 0) builder.op(OpCode::kCgroupAttach, "cgroup", {builder.add_fd(v1_fd)});
+    if (kind == Kind::kExec) builder.op(OpCode::kMakeDetached, "detach").barrier();
+    builder.exec({BERTH_PROBE, "cat", "/proc/self/cgroup"});
+    return run_well(builder).output;
+  };
+  for (const Kind kind : {Kind::kCreate, Kind::kExec}) {
+    if (v2 != nullptr) {
+      TestCgroup cgroup(v2);
+      const int fd = ::open(cgroup.path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+      CHECK_CONTAINS(run_in(kind, fd, -1), "0::/berth-stages-" + std::to_string(::getpid()));
+      ::close(fd);
+    }
+    if (v1) {
+      TestCgroup cgroup("/sys/fs/cgroup/pids");
+      const int fd = ::open((cgroup.path + "/tasks").c_str(), O_WRONLY | O_CLOEXEC);
+      CHECK_CONTAINS(run_in(kind, -1, fd), ":pids:/berth-stages-" + std::to_string(::getpid()));
+      ::close(fd);
+    }
+  }
+}
+
 // ---- races
 
 // Another process swaps a directory of a shared volume for a link, again and again: what is mounted or made may fail, but
@@ -971,6 +1025,7 @@ int main(int argc, char** argv) {
           {"the terminal is the container's", terminal_is_the_containers},
           {"a pid namespace is joined", joined_pid_namespace},
           {"an exec joins the container", exec_joins_the_container},
+          {"cgroups are entered", cgroups_are_entered},
           {"racing links never escape", racing_links_never_escape},
       });
 }
