@@ -28,7 +28,7 @@ export const cache = at(".cache/vm");
 /** The root's packages; what they depend on comes along. */
 const packages = [
   // A system to stand on.
-  ...["base-files", "bash", "busybox", "coreutils", "dash", "findutils", "grep", "gzip", "kmod", "mount", "procps", "sed"],
+  ...["base-files", "bash", "busybox", "coreutils", "dash", "findutils", "grep", "gzip", "kmod", "libc-bin", "mount", "procps", "sed"],
   ...["tar", "util-linux"],
   // What Berth's programs are linked with.
   ...["libarchive13", "libcap2", "libisal2", "libseccomp2", "libssl3", "libstdc++6", "libzstd1"],

@@ -11,15 +11,15 @@ const plan = JSON.parse(readFileSync(join(root, "vm-plan.json"), "utf8"));
 const say = (text) => process.stdout.write(`${text}\n`);
 const seconds = (since) => Math.round((performance.now() - since) / 100) / 10;
 
-/** Resolves to `{code, signal, timedOut, output}`; the whole process group ends with the time. */
-function run(command, args, { timeout, capture, env = {} }) {
+/** Resolves to `{code, signal, timedOut, output}`; the whole process group ends with the time. Through pipes: the console is no terminal to draw on. */
+function run(command, args, { timeout, show = false }) {
   return new Promise((done) => {
-    const output = capture ? "pipe" : "inherit";
-    const child = spawn(command, args, { cwd: root, env: { ...process.env, ...env }, stdio: ["ignore", output, output], detached: true });
+    const child = spawn(command, args, { cwd: root, stdio: ["ignore", "pipe", "pipe"], detached: true });
     let text = "";
     for (const stream of [child.stdout, child.stderr]) {
-      stream?.setEncoding("utf8").on("data", (data) => {
-        text += data;
+      stream.setEncoding("utf8").on("data", (data) => {
+        if (show) process.stdout.write(data);
+        else text += data;
       });
     }
     let timedOut = false;
@@ -50,7 +50,7 @@ async function runNative() {
   const outcomes = [];
   for (const { name, command, timeout, skipCode } of plan.native) {
     const since = performance.now();
-    const ended = await run(command[0], command.slice(1), { timeout, capture: true });
+    const ended = await run(command[0], command.slice(1), { timeout });
     const outcome = ended.code === 0 ? "passed" : ended.code === skipCode ? "skipped" : "failed";
     const how = ended.timedOut ? `took longer than ${timeout / 1000} s` : (ended.signal ?? `exit code ${ended.code}`);
     const reason =
@@ -76,7 +76,7 @@ async function runVitest({ project, files, ownNetwork, timeout, options }) {
     ...files,
   ];
   const [program, ...args] = [...(ownNetwork ? ["unshare", "--net", "--"] : []), process.execPath, ...vitest];
-  const ended = await run(program, args, { timeout, capture: false });
+  const ended = await run(program, args, { timeout, show: true });
   if (ended.timedOut) writeFileSync(join(results, `${project}.timeout`), String(timeout));
   say(`vm: ${project}: ${seconds(since)} s${ended.timedOut ? ", ended because its time was over" : ""}`);
 }
