@@ -4,6 +4,7 @@ import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, rmSync, sy
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type ContainerConfigInput, type LinuxContainerSecurityContextInput, MountPropagation } from "../../api/cri/service-definition.ts";
+import { cgroupDirectory, cgroupV2 } from "../support/cgroups.ts";
 import { status } from "../support/cri-client.ts";
 import { againstPeer, failure, type Output, type Pod, scratch, until, useNode } from "../support/node.ts";
 import { descriptorsOf } from "../support/residue.ts";
@@ -327,8 +328,12 @@ describe("mounts", () => {
       "/dev/mqueue": { type: "mqueue", options: ["rw", "nosuid", "nodev", "noexec"] },
       "/dev/shm": { type: "tmpfs", options: ["rw", "nosuid", "nodev", "noexec"] },
       "/sys": { type: "sysfs", options: ["ro", "nosuid", "nodev", "noexec"] },
-      "/sys/fs/cgroup": { type: "tmpfs", options: ["ro", "nosuid", "nodev", "noexec"] },
-      "/sys/fs/cgroup/memory": { type: "cgroup", options: ["ro", "nosuid", "nodev", "noexec"] },
+      ...(cgroupV2
+        ? { "/sys/fs/cgroup": { type: "cgroup2", options: ["ro", "nosuid", "nodev", "noexec"] } }
+        : {
+            "/sys/fs/cgroup": { type: "tmpfs", options: ["ro", "nosuid", "nodev", "noexec"] },
+            "/sys/fs/cgroup/memory": { type: "cgroup", options: ["ro", "nosuid", "nodev", "noexec"] },
+          }),
       "/proc/sys": { type: "proc", options: ["ro"] },
     };
     for (const [path, { type, options }] of Object.entries(expected)) {
@@ -346,8 +351,9 @@ describe("mounts", () => {
 
   test("the cgroup view begins at the container's own", async () => {
     if (againstPeer) return;
+    const [directory, file] = cgroupV2 ? ["/sys/fs/cgroup", "memory.max"] : ["/sys/fs/cgroup/memory", "memory.limit_in_bytes"];
     const output = await inside(
-      "cut -d: -f3 /proc/self/cgroup | sort -u; (echo 1 > /sys/fs/cgroup/memory/memory.limit_in_bytes) 2>/dev/null || echo refused; (mkdir /sys/fs/cgroup/memory/x) 2>/dev/null || echo refused",
+      `cut -d: -f3 /proc/self/cgroup | sort -u; (echo 1 > ${directory}/${file}) 2>/dev/null || echo refused; (mkdir ${directory}/x) 2>/dev/null || echo refused`,
     );
     expect(output).toBe("/\nrefused\nrefused\n");
   });
@@ -512,7 +518,7 @@ describe("limits", () => {
     if (againstPeer) return;
     const pod = await node.runPod({}, hostNetwork);
     const container = await pod.runContainer(["sh", "-c", "i=0; while [ $i -lt 100 ]; do sleep 100 & i=$((i+1)); done; echo all; wait"]);
-    const pids = join("/sys/fs/cgroup/pids", pod.config.linux?.cgroupParent ?? "", container.id);
+    const pids = cgroupDirectory("pids", `${pod.config.linux?.cgroupParent ?? ""}/${container.id}`);
     await until("the limit is reached", () => Number(readFileSync(join(pids, "pids.current"), "utf8")) >= 29);
     expect(readFileSync(join(pids, "pids.max"), "utf8")).toBe("30\n");
     await container.stop(0);

@@ -2,6 +2,7 @@
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { ContainerState, Signal } from "../../api/cri/service-definition.ts";
+import { cgroupDirectory, cgroupOf, cgroupV2 } from "../support/cgroups.ts";
 import { status, toBigInt } from "../support/cri-client.ts";
 import { againstPeer, failure, sleep, until, useNode } from "../support/node.ts";
 import { hostNetwork } from "../support/workloads.ts";
@@ -243,7 +244,8 @@ describe("StopContainer", () => {
     const pod = await node.runPod({}, hostNetwork);
     const container = await pod.runContainer(["sleep", "1000"]);
     const freezer = cgroupOf(await container.pid(), "freezer");
-    writeFileSync(`${freezer}/freezer.state`, "FROZEN");
+    if (cgroupV2) writeFileSync(`${freezer}/cgroup.freeze`, "1");
+    else writeFileSync(`${freezer}/freezer.state`, "FROZEN");
     await container.stop(0);
     expect(await container.status()).toMatchObject({ exitCode: 137 });
   });
@@ -267,12 +269,18 @@ describe("resources", () => {
     const read = (controller: string, file: string): string => readFileSync(`${cgroupOf(pid, controller)}/${file}`, "utf8").trim();
     const parent = pod.config.linux?.cgroupParent ?? "";
     for (const controller of ["cpu", "memory", "pids", "cpuset", "devices", "freezer"]) {
-      expect(cgroupOf(pid, controller), controller).toBe(`/sys/fs/cgroup/${controller}${parent}/${container.id}`);
+      expect(cgroupOf(pid, controller), controller).toBe(cgroupDirectory(controller, `${parent}/${container.id}`));
     }
-    expect(read("memory", "memory.limit_in_bytes")).toBe(String(64 << 20));
-    expect(read("cpu", "cpu.cfs_period_us")).toBe("50000");
-    expect(read("cpu", "cpu.cfs_quota_us")).toBe("25000");
-    expect(read("cpu", "cpu.shares")).toBe("512");
+    if (cgroupV2) {
+      expect(read("memory", "memory.max")).toBe(String(64 << 20));
+      expect(read("cpu", "cpu.max")).toBe("25000 50000");
+      expect(read("cpu", "cpu.weight")).toBe("59");
+    } else {
+      expect(read("memory", "memory.limit_in_bytes")).toBe(String(64 << 20));
+      expect(read("cpu", "cpu.cfs_period_us")).toBe("50000");
+      expect(read("cpu", "cpu.cfs_quota_us")).toBe("25000");
+      expect(read("cpu", "cpu.shares")).toBe("512");
+    }
     expect(read("cpuset", "cpuset.cpus")).toBe("0");
     expect(read("cpuset", "cpuset.mems")).toBe("0");
     expect(await container.run("grep", "Cpus_allowed_list", "/proc/self/status")).toMatch(/\s0$/m);
@@ -343,15 +351,6 @@ describe("statistics", () => {
 });
 
 const zero = { low: 0, high: 0, unsigned: true };
-
-/** Directory of the process in a v1 hierarchy. */
-function cgroupOf(pid: number, controller: string): string {
-  for (const line of readFileSync(`/proc/${pid}/cgroup`, "utf8").split("\n")) {
-    const [, controllers = "", path = ""] = line.split(":");
-    if (controllers.split(",").includes(controller)) return `/sys/fs/cgroup/${controller}${path}`;
-  }
-  throw new Error(`process ${pid} is in no cgroup of ${controller}`);
-}
 
 /** Command lines of all processes of the host. */
 function commands(): string[] {
