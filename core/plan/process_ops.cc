@@ -134,13 +134,11 @@ Result<void> add_labels(Builder& builder, const ProcessContext& context) {
 }
 
 string_view path_of(const spec::Process& process) {
-  // The last one counts, as it does for getenv in every libc that merges duplicates on startup; the lookup only has to
-  // agree with what the program itself would find, and duplicates are the caller's doing.
-  string_view path = kDefaultPath;
+  // The first one counts, as it does for getenv(3): the lookup agrees with what the program itself would find.
   for (const string_view entry : process.env) {
-    if (entry.starts_with("PATH=")) path = entry.substr(5);
+    if (entry.starts_with("PATH=")) return entry.substr(5);
   }
-  return path;
+  return kDefaultPath;
 }
 
 }  // namespace
