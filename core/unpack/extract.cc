@@ -220,13 +220,15 @@ Result<void> Extractor::whiteout(const std::string& path, std::string_view hidde
   return device(target, attributes, 0, 0);
 }
 
-Result<void> Extractor::opaque(const std::string& directory) {
+Result<void> Extractor::opaque(const std::string& directory) { return mark(opaque_, directory); }
+
+Result<void> Extractor::mark(std::unordered_map<ino_t, std::string>& marked, const std::string& directory) {
   BERTH_ASSIGN(const std::shared_ptr<Fd> fd, open_parent(directory));
   struct stat status;
   if (::fstat(fd->get(), &status) != 0) return failed("fstat", directory);
-  if (opaque_.contains(status.st_ino)) return {};
+  if (marked.contains(status.st_ino)) return {};
   BERTH_TRY(remember(directory.size(), directory));
-  opaque_.emplace(status.st_ino, directory);
+  marked.emplace(status.st_ino, directory);
   return {};
 }
 
@@ -368,6 +370,7 @@ Result<void> Extractor::fifo(const std::string& path, const Attributes& attribut
 Result<void> Extractor::device(const std::string& path, const Attributes& attributes, uint32_t major, uint32_t minor) {
   BERTH_ASSIGN(const Place at, place(path));
   if (S_ISCHR(attributes.mode) && major == 0 && minor == 0) {
+    BERTH_TRY(mark(with_whiteouts_, std::string(directory_name(path))));
     // Linux 5.8 and later let anybody make a whiteout; before that it is the daemon's.
     Result<int> made = create(at, "mknodat", [](int parent, const char* name) { return ::mknodat(parent, name, S_IFCHR, 0); });
     if (made.ok()) {
@@ -546,6 +549,7 @@ void Extractor::forget(const struct stat& status) {
   if (S_ISDIR(status.st_mode)) {
     directories_.erase(status.st_ino);
     opaque_.erase(status.st_ino);
+    with_whiteouts_.erase(status.st_ino);
   } else {
     if (status.st_nlink > 1) return;
     placeholders_.erase(status.st_ino);
@@ -602,15 +606,22 @@ Result<void> Extractor::finish_directories() {
   return {};
 }
 
-Result<void> Extractor::collect_items() {
-  for (const auto& [inode, path] : opaque_) {
+Result<void> Extractor::collect_marked(const std::unordered_map<ino_t, std::string>& marked, ItemKind kind) {
+  for (const auto& [inode, path] : marked) {
     const Fd fd(sys::open_in_root(root_->get(), path.empty() ? "." : path.c_str(), O_PATH | O_DIRECTORY));
     struct stat status;
     if (!fd.valid() || ::fstat(fd.get(), &status) != 0 || status.st_ino != inode) return bad(path, kNameLost);
     Item item;
+    item.kind = kind;
     item.path = path;
     items_.push_back(std::move(item));
   }
+  return {};
+}
+
+Result<void> Extractor::collect_items() {
+  BERTH_TRY(collect_marked(opaque_, ItemKind::kOpaque));
+  BERTH_TRY(collect_marked(with_whiteouts_, ItemKind::kWhiteouts));
   std::vector<const Placeholder*> ordered;
   ordered.reserve(placeholders_.size());
   for (const auto& [inode, placeholder] : placeholders_) ordered.push_back(&placeholder);

@@ -77,6 +77,7 @@ class Extractor {
   Result<Attributes> attributes_of(archive_entry* entry, const std::string& path);
   Result<void> whiteout(const std::string& path, std::string_view hidden);
   Result<void> opaque(const std::string& directory);
+  Result<void> mark(std::unordered_map<ino_t, std::string>& marked, const std::string& directory);
   Result<void> directory(const std::string& path, Attributes attributes);
   Result<void> regular(archive* reader, const std::string& path, const Attributes& attributes, int64_t size);
   Result<void> content(archive* reader, const std::string& path, int fd, int64_t size, uint64_t* blocks);
@@ -105,6 +106,7 @@ class Extractor {
 
   Result<void> finish_directories();
   Result<void> collect_items();
+  Result<void> collect_marked(const std::unordered_map<ino_t, std::string>& marked, ItemKind kind);
 
   std::shared_ptr<Fd> root_;
   Pipeline& pipeline_;
@@ -118,6 +120,7 @@ class Extractor {
   // By inode: a directory may be reached, replaced and removed by other names than the one it was made by.
   std::unordered_map<ino_t, Directory> directories_;
   std::unordered_map<ino_t, std::string> opaque_;
+  std::unordered_map<ino_t, std::string> with_whiteouts_;
   std::unordered_map<ino_t, Placeholder> placeholders_;
   std::vector<Item> items_;
   Outcome outcome_;

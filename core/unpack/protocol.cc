@@ -86,6 +86,7 @@ bool plain_path(std::string_view path, bool may_be_root) {
 bool valid_item(const Item& item) {
   switch (item.kind) {
     case ItemKind::kOpaque:
+    case ItemKind::kWhiteouts:
       return plain_path(item.path, true);
     case ItemKind::kDevice:
       return plain_path(item.path, false) && (S_ISCHR(item.mode) || S_ISBLK(item.mode)) && item.time_nanoseconds < 1000000000U;

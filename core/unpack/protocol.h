@@ -65,6 +65,9 @@ enum class ItemKind : uint32_t {
   kOpaque = 1,  // directory: trusted.overlay.opaque = "y"
   kDevice = 2,  // replace the placeholder file by the device node of mode, uid, gid, major, minor, time
   kLink = 3,    // replace the placeholder file by a hard link to `target`, an earlier device
+  // Directory with whiteouts: an empty trusted.overlay.origin. overlayfs leaves whiteouts out of a listing where it merges
+  // directories, and where this attribute says that it may have to; elsewhere their names would be listed and not be there.
+  kWhiteouts = 4,
 };
 
 struct Item {

@@ -323,13 +323,13 @@ Result<void> remove_placeholder(const Place& place, const std::string& path) {
   return {};
 }
 
-Result<void> apply_opaque(FdRef target, const Item& item) {
+Result<void> apply_directory(FdRef target, const Item& item, const char* name, std::string_view value) {
   const char* path = item.path.empty() ? "." : item.path.c_str();
   Fd directory(sys::openat2(target.get(), path, O_RDONLY | O_DIRECTORY, 0,
                             RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV));
   if (!directory.valid()) return errno_error(kApply, "openat2", item.path);
-  if (::fsetxattr(directory.get(), "trusted.overlay.opaque", "y", 1, 0) != 0) {
-    return errno_error(kApply, "fsetxattr trusted.overlay.opaque", item.path);
+  if (::fsetxattr(directory.get(), name, value.data(), value.size(), 0) != 0) {
+    return errno_error(kApply, std::string("fsetxattr ") + name, item.path);
   }
   return {};
 }
@@ -359,7 +359,8 @@ Result<void> apply_link(FdRef target, const Place& place, const Item& item) {
 }  // namespace
 
 Result<void> apply_item(FdRef target, const Item& item) {
-  if (item.kind == ItemKind::kOpaque) return apply_opaque(target, item);
+  if (item.kind == ItemKind::kOpaque) return apply_directory(target, item, "trusted.overlay.opaque", "y");
+  if (item.kind == ItemKind::kWhiteouts) return apply_directory(target, item, "trusted.overlay.origin", "");
   BERTH_ASSIGN(const Place place, find_place(target, item.path));
   struct stat before;
   if (::fstat(place.parent.get(), &before) != 0) return errno_error(kApply, "fstat", item.path);
