@@ -60,10 +60,14 @@ export function captureHostState(directories: readonly string[], scope: ResidueS
 export function findResidue(before: HostState, after: HostState, allow: readonly RegExp[] = []): string[] {
   const found: string[] = [];
   for (const list of Object.keys(before) as (keyof HostState)[]) {
-    const known = new Set(before[list]);
+    // Counted, since one mount can stand over another.
+    const known = new Map<string, number>();
+    for (const entry of before[list]) known.set(entry, (known.get(entry) ?? 0) + 1);
     for (const entry of after[list]) {
+      const count = known.get(entry) ?? 0;
       const text = `${list}: ${entry}`;
-      if (!known.has(entry) && !allow.some((pattern) => pattern.test(text))) found.push(text);
+      if (count > 0) known.set(entry, count - 1);
+      else if (!allow.some((pattern) => pattern.test(text))) found.push(text);
     }
   }
   return found;
