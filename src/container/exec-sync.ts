@@ -1,5 +1,5 @@
 /** ExecSync. */
-import { DomainError } from "../base/errors.ts";
+import { DomainError, errorKind, toError } from "../base/errors.ts";
 import { shortId } from "../base/ids.ts";
 import type { Operation } from "../operation/context.ts";
 import type { ContainerContext } from "./context.ts";
@@ -16,5 +16,11 @@ export async function execSyncIn(ctx: ContainerContext, op: Operation, request: 
       ids: { containerId: id },
     });
   }
-  return op.step("container.exec", () => container.execSync(op, { command: request.command, timeoutMs: request.timeoutMs }));
+  try {
+    return await op.step("container.exec", () => container.execSync(op, { command: request.command, timeoutMs: request.timeoutMs }));
+  } catch (error) {
+    const name = entry.record.config.metadata.name;
+    const message = `container ${name} (${shortId(id)}): exec of ${JSON.stringify(request.command)}: ${toError(error).message}`;
+    throw new DomainError(errorKind(error), message, { cause: error, ids: { containerId: id } });
+  }
 }

@@ -79,7 +79,7 @@ async function begin(
       stderr.writeEnd,
     ]);
   } catch (error) {
-    throw explain(error, request.command);
+    throw explain(error);
   } finally {
     plan?.close();
     // The command holds its own copies now: only their end is the end of file.
@@ -119,10 +119,8 @@ async function drain(op: Operation, stdout: PipeCollector, stderr: PipeCollector
 }
 
 /** What the command itself is to blame for is the request's fault; the rest keeps its kind. */
-function explain(error: unknown, command: readonly string[]): unknown {
+function explain(error: unknown): unknown {
   if (!(error instanceof SystemError)) return error;
   const blamed = ["ENOENT", "EACCES", "ENOEXEC", "ENOTDIR", "ELOOP", "EISDIR", "E2BIG", "EINVAL"].includes(error.errno);
-  return new DomainError(blamed ? "invalid-argument" : "internal", `exec of ${JSON.stringify(command[0])}: ${toError(error).message}`, {
-    cause: error,
-  });
+  return new DomainError(blamed ? "invalid-argument" : "internal", toError(error).message, { cause: error });
 }

@@ -82,7 +82,7 @@ describe("ExecSync", () => {
   it("blames the request for a command that is not there", async () => {
     host.behaviour.exec = () => "missing";
     expect(await kindOf(exec(["nothing"]))).toBe("invalid-argument");
-    await expect(exec(["nothing"])).rejects.toThrow('exec of "nothing"');
+    await expect(exec(["nothing"])).rejects.toThrow('exec of ["nothing"]');
   });
 
   it("needs a running container", async () => {
