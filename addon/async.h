@@ -80,6 +80,21 @@ Napi::Value run_async(Napi::Env env, Lane lane, Work work, Convert convert) {
   return deferred.Promise();
 }
 
+// As run_async, on a thread that ends with the work: for what changes the thread it runs on, or may wait for long.
+template <typename Work, typename Convert>
+Napi::Value run_on_own_thread(Napi::Env env, const char* name, Work work, Convert convert) {
+  Instance& instance = Instance::of(env);
+  const Napi::Promise::Deferred deferred = Napi::Promise::Deferred::New(env);
+  instance.channel()->begin_operation();
+  // std::function wants what can be copied; it is run once.
+  auto call = std::make_shared<detail::PoolCall<Work, Convert>>(instance.channel(), deferred, std::move(work), std::move(convert));
+  if (!start_thread(name, [call] { call->run(); })) {
+    instance.channel()->end_operation();
+    deferred.Reject(instance.make_error(make_error(EAGAIN, name, "pthread_create")));
+  }
+  return deferred.Promise();
+}
+
 // As above for work whose result nobody needs: resolves to undefined.
 template <typename Work>
 Napi::Value run_async(Napi::Env env, Lane lane, Work work) {

@@ -10,6 +10,7 @@ void export_mounts(Napi::Env env, Napi::Object exports);
 void export_processes(Napi::Env env, Napi::Object exports);
 void export_cgroups(Napi::Env env, Napi::Object exports);
 void export_containers(Napi::Env env, Napi::Object exports);
+void export_streams(Napi::Env env, Napi::Object exports);
 
 template <Napi::Value (*function)(const Napi::CallbackInfo&)>
 void export_function(Napi::Env env, Napi::Object exports, const char* name) {

@@ -22,11 +22,25 @@ void define_value(Napi::Object object, const char* name, Napi::Value value) {
 // --- FdHandle
 
 Napi::Function FdHandle::define(Napi::Env env) {
-  return DefineClass(env, kName, {InstanceAccessor<&FdHandle::number>("number"), InstanceMethod<&FdHandle::close>("close")});
+  return DefineClass(env, kName,
+                     {InstanceAccessor<&FdHandle::number>("number"), InstanceMethod<&FdHandle::release>("release"),
+                      InstanceMethod<&FdHandle::close>("close")});
 }
 
 Napi::Value FdHandle::number(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), payload_ == nullptr ? -1 : payload_->get());
+}
+
+Napi::Value FdHandle::release(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  if (require(env) == nullptr) return env.Undefined();
+  if (payload_.use_count() > 1) {
+    Napi::Error::New(env, "FdHandle is in use by a call").ThrowAsJavaScriptException();
+    return env.Undefined();
+  }
+  const int fd = payload_->release();
+  payload_.reset();
+  return Napi::Number::New(env, fd);
 }
 
 Napi::Value FdHandle::close(const Napi::CallbackInfo& info) {

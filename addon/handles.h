@@ -68,6 +68,7 @@ class FdHandle final : public Handle<FdHandle, Fd> {
 
  private:
   Napi::Value number(const Napi::CallbackInfo& info);
+  Napi::Value release(const Napi::CallbackInfo& info);
   Napi::Value close(const Napi::CallbackInfo& info);
 };
 

@@ -99,6 +99,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   export_processes(env, exports);
   export_cgroups(env, exports);
   export_containers(env, exports);
+  export_streams(env, exports);
   return exports;
 }
 

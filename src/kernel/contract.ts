@@ -9,7 +9,8 @@
  *   block are synchronous and say so. Nothing here uses libuv's pool.
  * - Failures reject with the fields of `SystemError` (base/errors.ts): errno, syscall, path, step.
  * - Handles are opaque. Each is closed by `close()` (idempotent) or by the garbage collector; using a closed
- *   handle throws. No file descriptor number crosses the boundary, except in `FdHandle.number` for diagnostics.
+ *   handle throws. No file descriptor number crosses the boundary, except in `FdHandle.number` for diagnostics and
+ *   from `FdHandle.release` to what takes the descriptor over.
  * - int64 quantities are JavaScript numbers where 2^53 suffices (bytes, microseconds) and decimal strings of
  *   nanoseconds otherwise.
  */
@@ -18,6 +19,11 @@
 export interface FdHandle {
   /** For diagnostics and for `/proc/self/fd/N` in error texts alone; -1 once closed. */
   readonly number: number;
+  /**
+   * Gives the descriptor up to the caller, by number, and closes the handle: for `net.Socket({fd})`, here or in a worker
+   * thread of this process. Throws where the handle is closed, or a call under way uses it.
+   */
+  release(): number;
   close(): void;
 }
 
@@ -319,6 +325,22 @@ export interface MonitorConnection {
   close(): void;
 }
 
+/** The two ends of a pipe. */
+export interface PipeEnds {
+  readonly readEnd: FdHandle;
+  readonly writeEnd: FdHandle;
+}
+
+export interface DialArgs {
+  /** Path of the network namespace; null for the daemon's own. */
+  readonly networkNamespace: string | null;
+  /** Tried in this order: numeric addresses, IPv4 or IPv6. */
+  readonly hosts: readonly string[];
+  readonly port: number;
+  /** For each address. */
+  readonly timeoutMs: number;
+}
+
 /** Collects what is written into a pipe until end of file, a limit or `stop`. */
 export interface PipeCollector {
   /** The end to hand to the writer; close it after it has been sent. */
@@ -400,8 +422,21 @@ export interface Kernel {
    * `memory.oom_control` (v1, oomKind 2); null where there is no memory controller.
    */
   openCgroupEvents(args: { readonly cgroup: CgroupHandle }): Promise<{ readonly kind: "v2" | "v1"; readonly file: FdHandle } | null>;
+  /** rmdir in each hierarchy; false where a process or a sub-group is in it. Kills nobody; absent is true. */
+  removeEmptyCgroup(args: { readonly path: string }): Promise<boolean>;
   /** Direct children of a cgroup in any hierarchy, names alone. */
   listCgroups(args: { readonly path: string }): Promise<readonly string[]>;
+
+  // streams
+  /** Synchronous: a pipe of which both ends block; `sizeBytes` is a wish, 0 for the kernel's. */
+  createPipe(args: { readonly sizeBytes: number }): PipeEnds;
+  /** Synchronous: two connected stream sockets, both blocking; `bufferBytes` (a wish, 0 for the kernel's) for what each sends. */
+  createSocketPair(args: { readonly bufferBytes: number }): readonly [FdHandle, FdHandle];
+  /**
+   * Connects a TCP socket from within a network namespace, on a thread of its own that ends with the call. The first address
+   * that answers is taken; ECONNREFUSED, ETIMEDOUT, … of the first one otherwise.
+   */
+  dialInNamespace(args: DialArgs): Promise<FdHandle>;
 
   // network
   interfaceStats(args: { readonly networkNamespace: string }): Promise<readonly InterfaceStats[]>;
