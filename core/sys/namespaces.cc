@@ -6,7 +6,6 @@
 #include <linux/nsfs.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
-#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
@@ -19,36 +18,12 @@
 #include <cstring>
 
 #include "core/sys/clone.h"
+#include "core/sys/own_thread.h"
 #include "core/sys/pidfd.h"
 #include "core/sys/tree.h"
 
 namespace berth::sys {
 namespace {
-
-// Runs `body` on a thread that ends with it and waits for it.
-template <typename Body>
-Result<void> on_own_thread(std::string_view step, Body& body) {
-  pthread_attr_t attributes;
-  ::pthread_attr_init(&attributes);
-  ::pthread_attr_setstacksize(&attributes, 128 * 1024);
-  sigset_t all;
-  sigset_t before;
-  ::sigfillset(&all);
-  ::pthread_sigmask(SIG_SETMASK, &all, &before);
-  pthread_t thread;
-  const int started = ::pthread_create(
-      &thread, &attributes,
-      [](void* argument) -> void* {
-        (*static_cast<Body*>(argument))();
-        return nullptr;
-      },
-      &body);
-  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  ::pthread_attr_destroy(&attributes);
-  if (started != 0) return make_error(started, step, "pthread_create");
-  ::pthread_join(thread, nullptr);
-  return {};
-}
 
 // Binds the namespace that `source` is open on over a new file at `path`.
 Result<void> pin(FdRef source, const std::string& path) {

@@ -1,6 +1,7 @@
 #include "core/sys/overlay.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -9,13 +10,14 @@
 #include <cstdio>
 
 #include "core/sys/mount.h"
+#include "core/sys/own_thread.h"
 #include "core/sys/tree.h"
 
 namespace berth::sys {
 namespace {
 
-// What one option of a context may hold, short of a page.
-constexpr size_t kMaxOptionBytes = 3800;
+// What fsconfig(2) takes as the value of one option.
+constexpr size_t kMaxOptionBytes = 255;
 
 // The kernel explains a failed fsconfig in messages that are read from the context, one each: "e overlay: …".
 std::string context_messages(FdRef context) {
@@ -39,22 +41,21 @@ Error context_error(FdRef context, std::string_view step, std::string_view sysca
   return error;
 }
 
-std::string fd_path(const Fd& fd) {
-  char text[40];
-  std::snprintf(text, sizeof(text), "/proc/self/fd/%d", fd.get());
-  return text;
-}
-
 bool needs_escape(const std::string& path) { return path.find_first_of(":,\\") != std::string::npos; }
 
-// `path`, or a name for it in which nothing needs escaping; the descriptor behind it is kept in `held`.
-Result<std::string> plain_name(const std::string& path, bool always, std::vector<Fd>* held) {
-  if (!always && !needs_escape(path)) return path;
+// A descriptor of the directory, kept in `held`.
+Result<int> hold(const std::string& path, std::vector<Fd>* held) {
   Fd fd(::open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
   if (!fd.valid()) return errno_error("overlay.mount", "open", path);
-  std::string name = fd_path(fd);
   held->push_back(std::move(fd));
-  return name;
+  return held->back().get();
+}
+
+// `path`, or a name for it in which nothing needs escaping and which fits.
+Result<std::string> plain_name(const std::string& path, std::vector<Fd>* held) {
+  if (!needs_escape(path) && path.size() <= kMaxOptionBytes) return path;
+  BERTH_ASSIGN(const int fd, hold(path, held));
+  return "/proc/self/fd/" + std::to_string(fd);
 }
 
 Result<void> set_option(FdRef context, const char* key, const std::string& value, const std::string& path) {
@@ -62,6 +63,63 @@ Result<void> set_option(FdRef context, const char* key, const std::string& value
   Error error = context_error(context, "overlay.mount", "fsconfig", path);
   error.detail = error.detail.empty() ? std::string(key) : std::string(key) + ": " + error.detail;
   return error;
+}
+
+struct Names {
+  std::vector<std::string> lowers;
+  std::string upper;
+  std::string work;
+};
+
+// Tells the context its directories and makes the file system. Names may be relative: to the caller's working directory.
+Result<void> configure(FdRef context, const OverlayOptions& options, const Names& names, bool plus) {
+  constexpr std::string_view kStep = "overlay.mount";
+  if (plus) {
+    for (size_t i = 0; i < names.lowers.size(); ++i) BERTH_TRY(set_option(context, "lowerdir+", names.lowers[i], options.lowers[i]));
+  } else {
+    BERTH_TRY(set_option(context, "lowerdir", join_lowers(names.lowers), options.lowers[0]));
+  }
+  if (!options.upper.empty()) {
+    BERTH_TRY(set_option(context, "upperdir", names.upper, options.upper));
+    BERTH_TRY(set_option(context, "workdir", names.work, options.work));
+    if (fsconfig_flag(context.get(), "volatile") != 0) return context_error(context, kStep, "fsconfig", "volatile");
+  }
+  // Uppers come and go over shared lowers: an index would tie a lower to one of them. Absent before 4.13.
+  static_cast<void>(fsconfig_string(context.get(), "index", "off"));
+  if (fsconfig_create(context.get()) != 0) {
+    return context_error(context, kStep, "fsconfig", options.upper.empty() ? options.lowers[0] : options.upper);
+  }
+  return {};
+}
+
+// All lowers have to fit into one option: on a thread that works in /proc/self/fd, each name is just a number.
+Result<void> configure_by_number(FdRef context, const OverlayOptions& options) {
+  constexpr std::string_view kStep = "overlay.mount";
+  std::vector<Fd> held;
+  Names names;
+  for (const std::string& lower : options.lowers) {
+    BERTH_ASSIGN(const int fd, hold(lower, &held));
+    names.lowers.push_back(std::to_string(fd));
+  }
+  if (!options.upper.empty()) {
+    BERTH_ASSIGN(const int upper, hold(options.upper, &held));
+    BERTH_ASSIGN(const int work, hold(options.work, &held));
+    names.upper = std::to_string(upper);
+    names.work = std::to_string(work);
+  }
+  if (join_lowers(names.lowers).size() > kMaxOptionBytes) {
+    return make_error(E2BIG, kStep, "fsconfig", options.lowers[0],
+                      std::to_string(options.lowers.size()) + " lower directories are too many for this kernel, which has no lowerdir+");
+  }
+  Result<void> outcome;
+  auto body = [&] {
+    // The working directory is the whole process's until then.
+    if (::unshare(CLONE_FS) != 0) outcome = errno_error(kStep, "unshare", "CLONE_FS");
+    else if (::chdir("/proc/self/fd") != 0) outcome = errno_error(kStep, "chdir", "/proc/self/fd");
+    else outcome = configure(context, options, names, false);
+  };
+  BERTH_TRY(on_own_thread(kStep, body));
+  return outcome;
 }
 
 Result<Fd> read_only_bind(const std::string& path) { return open_mount_tree(path, true, false, true); }
@@ -88,53 +146,28 @@ Result<Fd> mount_overlay(const OverlayOptions& options) {
 
   Fd context(fsopen("overlay"));
   if (!context.valid()) return errno_error(kStep, "fsopen", "overlay");
-  std::vector<Fd> held;
   // Shown by mount(8) and in /proc/mounts.
   static_cast<void>(fsconfig_string(context.get(), "source", "berth"));
+  // A volatile mount marks its work directory; the mark refuses the next mount and is ours to remove.
+  if (!options.upper.empty()) BERTH_TRY(remove_tree(options.work + "/work/incompat"));
 
-  bool plus = true;
+  static const bool plus = probe_lowerdir_plus();
+  std::vector<Fd> held;
+  Names names;
   for (const std::string& lower : options.lowers) {
-    BERTH_ASSIGN(std::string name, plain_name(lower, false, &held));
-    if (fsconfig_string(context.get(), "lowerdir+", name.c_str()) == 0) continue;
-    if (&lower == &options.lowers.front() && errno == EINVAL) {
-      plus = false;
-      context_messages(context.ref());
-      break;
-    }
-    return context_error(context.ref(), kStep, "fsconfig", lower);
+    BERTH_ASSIGN(std::string name, plain_name(lower, &held));
+    names.lowers.push_back(std::move(name));
   }
-  if (!plus) {
-    std::vector<std::string> names;
-    for (const std::string& lower : options.lowers) {
-      BERTH_ASSIGN(std::string name, plain_name(lower, false, &held));
-      names.push_back(std::move(name));
-    }
-    if (join_lowers(names).size() > kMaxOptionBytes) {
-      names.clear();
-      for (const std::string& lower : options.lowers) {
-        BERTH_ASSIGN(std::string name, plain_name(lower, true, &held));
-        names.push_back(std::move(name));
-      }
-    }
-    BERTH_TRY(set_option(context.ref(), "lowerdir", join_lowers(names), options.lowers[0]));
-  }
-
-  unsigned attributes = MOUNT_ATTR_RDONLY;
   if (!options.upper.empty()) {
-    // A volatile mount marks its work directory; the mark refuses the next mount and is ours to remove.
-    BERTH_TRY(remove_tree(options.work + "/work/incompat"));
-    BERTH_ASSIGN(std::string upper, plain_name(options.upper, false, &held));
-    BERTH_ASSIGN(std::string work, plain_name(options.work, false, &held));
-    BERTH_TRY(set_option(context.ref(), "upperdir", upper, options.upper));
-    BERTH_TRY(set_option(context.ref(), "workdir", work, options.work));
-    if (fsconfig_flag(context.get(), "volatile") != 0) return context_error(context.ref(), kStep, "fsconfig", "volatile");
-    attributes = 0;
+    BERTH_ASSIGN(names.upper, plain_name(options.upper, &held));
+    BERTH_ASSIGN(names.work, plain_name(options.work, &held));
   }
-  // Uppers come and go over shared lowers: an index would tie a lower to one of them. Absent before 4.13.
-  static_cast<void>(fsconfig_string(context.get(), "index", "off"));
-  if (fsconfig_create(context.get()) != 0) {
-    return context_error(context.ref(), kStep, "fsconfig", options.upper.empty() ? options.lowers[0] : options.upper);
+  if (plus || join_lowers(names.lowers).size() <= kMaxOptionBytes) {
+    BERTH_TRY(configure(context.ref(), options, names, plus));
+  } else {
+    BERTH_TRY(configure_by_number(context.ref(), options));
   }
+  const unsigned attributes = options.upper.empty() ? MOUNT_ATTR_RDONLY : 0;
   Fd mount(fsmount(context.get(), attributes));
   if (!mount.valid()) return context_error(context.ref(), kStep, "fsmount", options.upper.empty() ? options.lowers[0] : options.upper);
   return mount;
@@ -201,7 +234,9 @@ Result<void> mount_tmpfs(const std::string& path, uint64_t size_bytes, mode_t mo
 
 bool probe_lowerdir_plus() {
   Fd context(fsopen("overlay"));
-  return context.valid() && fsconfig_string(context.get(), "lowerdir+", "/") == 0;
+  // Before 6.5 overlayfs had not been moved to this interface: it takes every option, and refuses when it is made.
+  if (!context.valid() || fsconfig_string(context.get(), "berth.unknown", "/") == 0) return false;
+  return fsconfig_string(context.get(), "lowerdir+", "/") == 0;
 }
 
 }  // namespace berth::sys

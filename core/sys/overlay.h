@@ -22,8 +22,9 @@ struct OverlayOptions {
 // crash of the machine; a marker that an earlier volatile mount left in `work` is removed. Read-only with one lower is a
 // read-only bind mount of it.
 //
-// Each lower goes to the kernel by `lowerdir+` (6.5), else all together by `lowerdir`, through /proc/self/fd where the
-// names hold what that syntax escapes or are too long for it.
+// Each lower goes to the kernel by `lowerdir+` (6.8), else all together by `lowerdir`, as numbers of descriptors where the
+// names are too long for one option: then some sixty lowers fit, and more are E2BIG. Names that hold what that syntax
+// escapes go through /proc/self/fd.
 Result<Fd> mount_overlay(const OverlayOptions& options);
 
 // The string of `lowerdir=`: colons and backslashes of each name escaped with a backslash.

@@ -8,8 +8,11 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include <cstdlib>
 
 #include "core/sys/pidfd.h"
 #include "test/native/check.h"
@@ -38,6 +41,47 @@ TEST(mountinfo_escapes_and_optional_fields) {
 
 TEST(lower_directories_are_escaped) {
   CHECK_EQ(sys::join_lowers({"/a", "/b:c", "/d\\e"}), "/a:/b\\:c:/d\\\\e");
+}
+
+// Longer together than one option of a mount may be, and one that the option's syntax would take apart.
+TEST(overlays_of_many_lowers) {
+  if (::geteuid() != 0) SKIP("needs root");
+  char base[] = "/tmp/berth-sys-test.XXXXXX";
+  REQUIRE(::mkdtemp(base) != nullptr);
+  sys::OverlayOptions options;
+  for (int i = 0; i < 24; ++i) {
+    const std::string lower = std::string(base) + "/" + std::string(64, static_cast<char>('a' + i)) + (i == 3 ? ":," : "");
+    REQUIRE(::mkdir(lower.c_str(), 0755) == 0);
+    Fd file(::open((lower + "/file-" + std::to_string(i)).c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644));
+    REQUIRE(file.valid());
+    options.lowers.push_back(lower);
+  }
+  const auto shows_all = [](const Fd& root) {
+    for (int i = 0; i < 24; ++i) {
+      if (::faccessat(root.get(), ("file-" + std::to_string(i)).c_str(), F_OK, 0) != 0) return false;
+    }
+    return true;
+  };
+  char before[4096];
+  REQUIRE(::getcwd(before, sizeof(before)) != nullptr);
+  {
+    Result<Fd> mount = sys::mount_overlay(options);
+    CHECK(mount.ok() && shows_all(*mount));
+  }
+  options.upper = std::string(base) + "/" + std::string(200, 'u');
+  options.work = std::string(base) + "/" + std::string(200, 'w');
+  REQUIRE(::mkdir(options.upper.c_str(), 0755) == 0 && ::mkdir(options.work.c_str(), 0755) == 0);
+  {
+    Result<Fd> mount = sys::mount_overlay(options);
+    CHECK(mount.ok() && shows_all(*mount));
+    if (mount.ok()) {
+      Fd file(::openat(mount->get(), "new", O_WRONLY | O_CREAT | O_CLOEXEC, 0644));
+      CHECK(file.valid() && ::access((options.upper + "/new").c_str(), F_OK) == 0);
+    }
+  }
+  char after[4096];
+  CHECK(::getcwd(after, sizeof(after)) != nullptr && std::string_view(before) == after);
+  CHECK(sys::remove_tree(base).ok());
 }
 
 TEST(sysctl_keys_with_either_separator) {
