@@ -145,6 +145,13 @@ function checkTogether(config: BerthConfig): void {
   if (runtime.monitorCgroup === runtime.defaultCgroupParent || runtime.monitorCgroup.startsWith(`${runtime.defaultCgroupParent}/`)) {
     throw new DomainError("invalid-argument", "runtime.monitor_cgroup must not be below runtime.default_cgroup_parent");
   }
+  const { tlsCertificate, tlsKey, tlsClientCa } = config.streaming;
+  if ((tlsCertificate === "") !== (tlsKey === "") || (tlsClientCa !== "" && tlsKey === "")) {
+    throw new DomainError(
+      "invalid-argument",
+      "streaming.tls_certificate and streaming.tls_key go together, streaming.tls_client_ca needs both",
+    );
+  }
   if (config.root === config.runRoot) throw new DomainError("invalid-argument", "root and run_root must differ");
 }
 

@@ -79,6 +79,19 @@ export const optionSpecs: readonly OptionSpec[] = [
   },
   { key: "streaming.idle_timeout_ms", schema: positive, fallback: 4 * 3600_000, doc: "A stream without traffic is closed after this." },
   {
+    key: "streaming.tls_certificate",
+    schema: pathOrEmpty,
+    fallback: "",
+    doc: "PEM file with the certificate of the streams' server; empty for plain HTTP. Its contents are read again when they change.",
+  },
+  { key: "streaming.tls_key", schema: pathOrEmpty, fallback: "", doc: "PEM file with the certificate's key; not readable for everybody." },
+  {
+    key: "streaming.tls_client_ca",
+    schema: pathOrEmpty,
+    fallback: "",
+    doc: "PEM file with the CAs of which a client must have a certificate; empty asks for none.",
+  },
+  {
     key: "runtime.cgroup_driver",
     schema: v.picklist(["cgroupfs", "systemd"]),
     fallback: "cgroupfs",

@@ -16,7 +16,14 @@ export interface BerthConfig {
     readonly defaultTimeoutMs: number;
   };
   readonly metrics: { readonly enabled: boolean; readonly address: string };
-  readonly streaming: { readonly address: string; readonly idleTimeoutMs: number };
+  readonly streaming: {
+    readonly address: string;
+    readonly idleTimeoutMs: number;
+    /** Paths; empty for plain HTTP. The key goes with the certificate, the client CA with both. */
+    readonly tlsCertificate: string;
+    readonly tlsKey: string;
+    readonly tlsClientCa: string;
+  };
   readonly runtime: {
     readonly cgroupDriver: "cgroupfs" | "systemd";
     /** Parent of pods whose request names none. */

@@ -285,6 +285,12 @@ class FakePipeEnd implements FdHandle {
     this.#onEnd();
   }
 
+  release(): number {
+    const { number } = this;
+    this.close();
+    return number;
+  }
+
   close(): void {
     this.number = -1;
   }
@@ -447,6 +453,10 @@ export class FakeHost {
     const handle: FdHandle = {
       get number() {
         return number;
+      },
+      release: () => {
+        handle.close();
+        return 8;
       },
       close: () => {
         number = -1;

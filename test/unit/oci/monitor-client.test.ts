@@ -146,7 +146,7 @@ describe("the client of a monitor", () => {
   it("closes descriptors that nobody asked for", () => {
     const { peer } = make();
     let closed = 0;
-    peer.say("ok", 99, {}, [{ number: 4, close: () => void closed++ }]);
+    peer.say("ok", 99, {}, [{ number: 4, release: () => 4, close: () => void closed++ }]);
     expect(closed).toBe(1);
   });
 });

@@ -124,7 +124,7 @@ describe("the user of a container", () => {
 
 describe("reading the account files", () => {
   const op = (): Operation => new Operation({ name: "test", log: silentLogger(), timeoutMs: 1_000 });
-  const root: FdHandle = { number: 3, close: () => undefined };
+  const root: FdHandle = { number: 3, release: () => 3, close: () => undefined };
 
   it.each(["ENOTSUP", "EFBIG", "ELOOP"])("blames the image for %s", async (errno) => {
     const kernel = { readInRoot: () => Promise.reject(new SystemError({ errno, syscall: "openat2", path: "etc/passwd", step: "read" })) };
