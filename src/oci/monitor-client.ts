@@ -149,8 +149,6 @@ export class MonitorClient {
 
   /** Ends the connection; the container and its monitor go on. */
   close(): void {
-    if (!this.#open) return;
-    this.#connection.close();
     this.#lost();
   }
 
@@ -266,6 +264,8 @@ export class MonitorClient {
   #lost(): void {
     if (!this.#open) return;
     this.#open = false;
+    // Also where the other side has ended it: the descriptor is this one's.
+    this.#connection.close();
     if (this.#retry) clearTimeout(this.#retry);
     for (const { reject } of this.#pending.values()) reject(this.#gone("its answer"));
     for (const { reject } of this.#execs.values()) reject(this.#gone("the end of an exec"));
