@@ -125,7 +125,7 @@ bool Connection::receive() {
     }
   }
   // An empty packet is not a frame: it is how the end of a SEQPACKET connection reads.
-  if (count == 0 || (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0) {
+  if (count == 0 || static_cast<size_t>(count) > kMaxFrameBytes || (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0) {
     end();
     return false;
   }

@@ -85,6 +85,8 @@ Result<void> ProgramRun::start() {
 void ProgramRun::spawn() {
   Result<void> started = start();
   if (!started.ok()) {
+    // Now, not when the handle is collected.
+    for (Fd* end : {&input_end_, &output_end_, &errors_end_}) end->reset();
     channel_->post(std::make_unique<ProgramDelivery>(deferred_, Result<ProgramOutcome>(std::move(started).error())));
     return;
   }
@@ -205,6 +207,7 @@ void ProgramRun::finish() {
   forget(&input_end_);
   forget(&output_end_);
   forget(&errors_end_);
+  options_ = ProgramOptions();
   outcome.timed_out = timed_out_;
   outcome.output_exceeded = output_.exceeded() || errors_.exceeded();
   outcome.output = output_.take();

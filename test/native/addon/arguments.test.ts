@@ -75,7 +75,9 @@ describe("handles as arguments", () => {
     const pipe = kernel.collectPipe({ maxBytes: 10 });
     pipe.stop();
     expect(() => loose.attachMount({ mount: pipe, path: "/x" })).toThrow(/attachMount\.args\.mount: must be a FdHandle/);
-    expect(() => loose.attachMount({ mount: { number: 3, close() {} }, path: "/x" })).toThrow(/attachMount\.args\.mount: must be a FdHandle/);
+    expect(() => loose.attachMount({ mount: { number: 3, close() {} }, path: "/x" })).toThrow(
+      /attachMount\.args\.mount: must be a FdHandle/,
+    );
     expect(() => loose.attachMount({ mount: Object.create(kernel.openNull()), path: "/x" })).toThrow(/must be a FdHandle/);
     const closed = kernel.openNull();
     closed.close();

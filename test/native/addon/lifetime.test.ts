@@ -132,16 +132,3 @@ test("a call under way keeps the event loop alive, an idle addon and a mere watc
   expect(idle.status).toBe(0);
   expect(idle.elapsedMs).toBeLessThan(4500);
 });
-
-test("an exception in a callback is uncaught, and the next completion is delivered all the same", () => {
-  const ended = runScript(`
-    process.on("uncaughtException", (error) => console.log("uncaught", error.message));
-    const pipes = [1, 2].map(() => kernel.collectPipe({ maxBytes: 10 }));
-    pipes[0].result.then(() => { throw new Error("mine"); }).catch((error) => setImmediate(() => { throw error; }));
-    for (const pipe of pipes) pipe.stop();
-    await pipes[1].result;
-    console.log("second");
-  `);
-  expect(ended.stdout).toContain("uncaught mine");
-  expect(ended.stdout).toContain("second");
-});

@@ -20,9 +20,9 @@ test("gives exit code, outputs, environment, directory and arguments", async () 
 });
 
 test("a program that cannot be run is a SystemError with its path", async () => {
-  const missing = await failure(kernel.runProgram(program("/no/such/program", [])).result);
+  const missing = await failure(kernel.runProgram(program("/proc/none/program", [])).result);
   expect(missing).toBeInstanceOf(SystemError);
-  expect(missing).toMatchObject({ errno: "ENOENT", syscall: "execve", path: "/no/such/program", step: "program.start" });
+  expect(missing).toMatchObject({ errno: "ENOENT", syscall: "execve", path: "/proc/none/program", step: "program.start" });
   expect(await failure(kernel.runProgram(program("/etc/passwd", [])).result)).toMatchObject({ errno: "EACCES" });
   expect(await failure(kernel.runProgram(program("/bin/true", [], { cwd: "/no/where" })).result)).toMatchObject({
     errno: "ENOENT",
