@@ -3,6 +3,8 @@
 //
 // Options go to the guest's vitest (`-t NAME`); words narrow the choice: `node scripts/test-vm.mjs native e2e/pod-lifecycle`.
 // There is no KVM: the machine is emulated and everything in it takes ten to twenty times as long, hence a choice and not all.
+// To look around there: `--run='COMMAND'` runs a shell command instead of the tests, `--with=PATH` brings a further path of the checkout,
+// `--minutes=N` gives the machine more time or less.
 // Writes `{passed, failed, skipped}` to the file that BERTH_TEST_REPORT names.
 
 import { spawn } from "node:child_process";
@@ -15,34 +17,44 @@ import { cache, makeImage, vmImages, whyNot } from "./vm-image.mjs";
 const minutes = 60_000;
 
 /**
- * What runs in the machine. `native`: the programs that ctest runs. Files are those below test/<project>; null means all of
- * them. Chosen is what another hierarchy of cgroups, another kernel or an enforcing security module can make fail.
+ * What runs in the machine: what another hierarchy of cgroups, another kernel or an enforcing security module can make fail. The long tier
+ * runs everything. `native`: programs of ctest; files: those below test/<project>, null for all of them.
  */
+const nightly = process.env.BERTH_TIER === "nightly";
 const chosen = {
-  native: [/./],
+  native: nightly ? /./ : /^(cgroup|cgroup_devices|pause|stages|sys)_test$/,
   vitest: [
-    { project: "native", files: null, ownNetwork: false },
-    { project: "e2e", files: null, ownNetwork: true },
-    { project: "security", files: null, ownNetwork: true },
+    { project: "native", files: nightly ? null : [], ownNetwork: false },
+    { project: "e2e", files: nightly ? null : [], ownNetwork: true },
+    { project: "security", files: nightly ? null : [], ownNetwork: true },
   ],
 };
 
 /** How much slower than this machine its processor is taken to be; the tests stretch their patience by it. */
 const slowness = 10;
-const budget = 18 * minutes;
+let budget = (nightly ? 110 : 18) * minutes;
+/** Further paths of the checkout that the machine gets. */
+const extras = [];
 const total = { passed: 0, failed: 0, skipped: 0 };
 
 main(import.meta, async (args) => {
   const words = [];
   const options = [];
-  for (const arg of args) (arg.startsWith("-") || options.at(-1) === "-t" ? options : words).push(arg);
+  let command = null;
+  for (const arg of args) {
+    const [, name, value] = /^--(run|with|minutes)=(.*)$/s.exec(arg) ?? [];
+    if (name === "run") command = value;
+    else if (name === "with") extras.push(value);
+    else if (name === "minutes") budget = Number(value) * minutes;
+    else (arg.startsWith("-") || options.at(-1) === "-t" ? options : words).push(arg);
+  }
   const reason = whyNot();
   if (reason !== null) {
     skip("the virtual machine", reason);
   } else {
     const scratch = makeScratch();
     try {
-      await runIn(scratch, await planOf(words, options));
+      await runIn(scratch, command === null ? await planOf(words, options) : planOfCommand(command));
     } finally {
       rmSync(scratch, { recursive: true, force: true });
     }
@@ -67,16 +79,24 @@ function makeScratch() {
 // --- what to run ---
 
 async function planOf(words, options) {
-  const wants = (name) => words.length === 0 || words.some((word) => name.startsWith(word));
-  const native = (await nativeTests()).filter(({ name }) => chosen.native.some((pattern) => pattern.test(name)) && wants(`ctest/${name}`));
+  // Words choose for themselves, also what is left out otherwise.
+  const wanted = (name, isChosen) => (words.length === 0 ? isChosen : words.some((word) => name.startsWith(word)));
+  const native = (await nativeTests()).filter(({ name }) => wanted(`ctest/${name}`, chosen.native.test(name)));
   const vitest = [];
   for (const { project, files, ownNetwork } of chosen.vitest) {
-    const there = testFiles(project).filter((file) => files === null || files.includes(file));
+    const there = testFiles(project);
     for (const file of files ?? []) if (!there.includes(file)) throw new Failure(`vm: there is no test/${project}/${file}`);
-    const wanted = there.filter((file) => wants(`${project}/${file}`)).map((file) => `test/${project}/${file}`);
-    if (wanted.length > 0) vitest.push({ project, files: wanted, ownNetwork, timeout: budget - 2 * minutes, options });
+    const some = there
+      .filter((file) => wanted(`${project}/${file}`, files === null || files.includes(file)))
+      .map((file) => `test/${project}/${file}`);
+    if (some.length > 0) vitest.push({ project, files: some, ownNetwork, timeout: budget - 2 * minutes, options });
   }
   return { native, vitest };
+}
+
+function planOfCommand(command) {
+  const test = { name: command, command: ["/bin/bash", "-c", command], timeout: budget, skipCode: 77, show: true };
+  return { native: [test], vitest: [] };
 }
 
 function testFiles(project) {
@@ -125,12 +145,13 @@ async function packProject(scratch, plan) {
   mkdirSync(join(staging, "node_modules"), { recursive: true });
   const parts = ["package.json", "tsconfig.json", "vitest.config.ts", "src", "api", "scripts", "test", "deploy", "bin", "dist"];
   const built = ["build/generated", "build/native", "build/native-build/bin", ".cache/tools"];
-  for (const part of [...parts, ...built].filter((name) => existsSync(at(name)))) {
+  for (const part of [...parts, ...built, ...extras].filter((name) => existsSync(at(name)))) {
     const parent = join(staging, part, "..");
     mkdirSync(parent, { recursive: true });
     await must("cp", ["-al", at(part), parent], { capture: true });
   }
-  for (const { command } of plan.native) {
+  for (const { command, show } of plan.native) {
+    if (show) continue;
     if (command === undefined) throw new Failure("vm: the native tests are not built: npm run build:native");
     const path = relative(root, command[0]);
     if (!path.startsWith("build/native-build/bin/")) throw new Failure(`vm: ${path} is not where native tests are expected`);

@@ -48,9 +48,9 @@ function run(command, args, { timeout, show = false }) {
 
 async function runNative() {
   const outcomes = [];
-  for (const { name, command, timeout, skipCode } of plan.native) {
+  for (const { name, command, timeout, skipCode, show } of plan.native) {
     const since = performance.now();
-    const ended = await run(command[0], command.slice(1), { timeout });
+    const ended = await run(command[0], command.slice(1), { timeout, show });
     const outcome = ended.code === 0 ? "passed" : ended.code === skipCode ? "skipped" : "failed";
     const how = ended.timedOut ? `took longer than ${timeout / 1000} s` : (ended.signal ?? `exit code ${ended.code}`);
     const reason =
