@@ -16,11 +16,13 @@ import { JoinTable } from "../operation/join-table.ts";
 import { KeyedMutex } from "../operation/keyed-mutex.ts";
 import type { SandboxService } from "../sandbox/types.ts";
 import { EventBus } from "../state/event-bus.ts";
+import { attachTo } from "./attach.ts";
 import { Background } from "./background.ts";
 import { type ContainerContext, together } from "./context.ts";
 import { ContainerCreator } from "./create.ts";
 import { Decider } from "./decide.ts";
 import type { ContainerEvent } from "./events.ts";
+import { execIn } from "./exec.ts";
 import { execSyncIn } from "./exec-sync.ts";
 import { findContainer, listContainers } from "./list.ts";
 import { containerPaths } from "./paths.ts";
@@ -98,6 +100,8 @@ export function createContainerService(deps: ContainerDeps): Containers {
     get: (id) => findContainer(ctx, id).view,
     list: (filter) => listContainers(ctx, filter),
     execSync: (op, request) => execSyncIn(ctx, op, request),
+    exec: (op, request) => execIn(ctx, op, request),
+    attach: (op, request) => attachTo(ctx, op, request),
     reopenLog: (op, id) => reopenContainerLog(ctx, op, id),
     stats: (op, id) => stats.one(op, id),
     listStats: (op, filter) => stats.list(op, filter),

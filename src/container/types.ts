@@ -1,5 +1,6 @@
 /** What the container domain offers to the rest. CRI types stay in `src/server`. */
 import type { ContainerId, ImageId, SandboxId } from "../base/ids.ts";
+import type { StreamedCommand } from "../oci/index.ts";
 import type { Operation } from "../operation/context.ts";
 import type { LinuxResources, NamespaceMode, SecurityProfile } from "../sandbox/types.ts";
 
@@ -165,6 +166,22 @@ export interface ExecSyncResult {
   readonly stderr: Uint8Array;
 }
 
+export interface ExecStreamRequest {
+  readonly containerId: string;
+  readonly command: readonly string[];
+  readonly terminal: boolean;
+  readonly stdin: boolean;
+  readonly stdout: boolean;
+  readonly stderr: boolean;
+}
+
+export interface AttachRequest {
+  readonly containerId: string;
+  readonly stdin: boolean;
+  readonly stdout: boolean;
+  readonly stderr: boolean;
+}
+
 export interface ContainerService {
   /** As `SandboxService.run`: retries join, unclaimed results hide and expire. */
   create(op: Operation, sandboxId: string, config: ContainerConfig): Promise<ContainerView>;
@@ -176,6 +193,10 @@ export interface ContainerService {
   get(id: string): ContainerView;
   list(filter: ContainerFilter): readonly ContainerView[];
   execSync(op: Operation, request: ExecSyncRequest): Promise<ExecSyncResult>;
+  /** A command with live stdio; resolves when it runs. */
+  exec(op: Operation, request: ExecStreamRequest): Promise<StreamedCommand>;
+  /** One more client of the container's own stdio. With a terminal its stdout carries all. */
+  attach(op: Operation, request: AttachRequest): Promise<StreamedCommand>;
   /** The new file exists when it resolves; no line is lost or doubled. */
   reopenLog(op: Operation, id: string): Promise<void>;
   stats(op: Operation, id: string): Promise<ContainerStatsView>;

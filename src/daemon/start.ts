@@ -21,6 +21,7 @@ import { createSandboxService, type SandboxEvent } from "../sandbox/index.ts";
 import type { RuntimeFacts } from "../server/runtime-info.ts";
 import { type CriServer, startCriServer } from "../server/server.ts";
 import { EventBus } from "../state/event-bus.ts";
+import { type StreamingService, startStreaming } from "../streaming/index.ts";
 import { problems } from "./health.ts";
 import { acquireLock } from "./lock.ts";
 
@@ -103,6 +104,7 @@ async function compose(
 
   let server: CriServer | null = null;
   let endpoint: MetricsEndpoint | null = null;
+  let streaming: StreamingService | null = null;
   let stopping = false;
   const facts: RuntimeFacts = {
     version: berthVersion,
@@ -123,6 +125,7 @@ async function compose(
       containers: containers.list({ id: null, state: null, sandboxId: null, labels: {} }).length,
       images: images.list().length,
       metrics: endpoint?.url ?? "",
+      streaming: { url: streaming?.url ?? "", sessions: streaming?.sessions ?? 0 },
     }),
   };
   if (config.metrics.enabled) {
@@ -138,8 +141,19 @@ async function compose(
   }
   const binding = backgroundOperation("serve", log, bindTimeoutMs);
   try {
-    server = await startCriServer(binding, { api: config.api, log, running, metrics, facts, sandboxes, containers, images });
+    streaming = await startStreaming(binding, {
+      config: config.streaming,
+      log: log.child({ domain: "streaming" }),
+      running,
+      targets: {
+        exec: (op, request) => containers.exec(op, request),
+        attach: (op, request) => containers.attach(op, request),
+        dial: (op, { sandboxId }, port) => sandboxes.dial(op, sandboxId, port),
+      },
+    });
+    server = await startCriServer(binding, { api: config.api, log, running, metrics, facts, sandboxes, containers, images, streaming });
   } catch (error) {
+    await streaming?.close(binding);
     await endpoint?.close();
     throw error;
   } finally {
@@ -150,6 +164,7 @@ async function compose(
       version: berthVersion,
       socket: server.socketPath,
       metrics: endpoint?.url ?? "",
+      streaming: streaming.url,
       startMs: Math.round(performance.now() - startedAt),
       phases: recovery.phases.toJSON(),
     },
@@ -163,18 +178,21 @@ async function compose(
     .finally(() => cleanUp.dispose());
 
   const serving = server;
+  const streams = streaming;
   return {
     socketPath: serving.socketPath,
     metricsUrl: endpoint?.url ?? "",
     reload(next) {
       log.level = next.log.level;
+      streams.reload();
       log.info({ level: next.log.level }, "configuration reloaded");
     },
     async stop() {
       stopping = true;
       const op = backgroundOperation("shutdown", log, drainTimeoutMs);
       try {
-        await serving.stop(op);
+        // Streams are no calls: they end at once, while the calls that run have their time.
+        await Promise.all([serving.stop(op), streams.close(op)]);
         running.cancelAll(new DomainError("unavailable", "the daemon stops"));
         const ends = await Promise.allSettled([containers.close(), sandboxes.close(), images.close(), endpoint?.close()]);
         // What Berth has made for itself goes when nothing lives in it: monitors and pods keep theirs.

@@ -79,7 +79,7 @@ async function begin(
       stderr.writeEnd,
     ]);
   } catch (error) {
-    throw explain(error);
+    throw explainExec(error);
   } finally {
     plan?.close();
     // The command holds its own copies now: only their end is the end of file.
@@ -119,7 +119,7 @@ async function drain(op: Operation, stdout: PipeCollector, stderr: PipeCollector
 }
 
 /** What the command itself is to blame for is the request's fault; the rest keeps its kind. */
-function explain(error: unknown): unknown {
+export function explainExec(error: unknown): unknown {
   if (!(error instanceof SystemError)) return error;
   const blamed = ["ENOENT", "EACCES", "ENOEXEC", "ENOTDIR", "ELOOP", "EISDIR", "E2BIG", "EINVAL"].includes(error.errno);
   return new DomainError(blamed ? "invalid-argument" : "internal", toError(error).message, { cause: error });

@@ -7,6 +7,8 @@ export type { ContainerExit } from "./exit-file.ts";
 export { mountBundleRootfs, writeBundle } from "./handlers/bundle.ts";
 export type {
   Adoption,
+  CommandEnd,
+  CommandStdio,
   ContainerEnd,
   ExecOutcome,
   Launch,
@@ -14,6 +16,7 @@ export type {
   LogTarget,
   RootfsMount,
   RuntimeHandler,
+  StreamedCommand,
 } from "./handlers/handler.ts";
 export { NativeHandler, nativeHandlerName } from "./handlers/native.ts";
 export { HandlerRegistry, handlerNames, resolveHandlerName } from "./handlers/registry.ts";

@@ -13,6 +13,7 @@ import { JoinTable } from "../operation/join-table.ts";
 import { KeyedMutex } from "../operation/keyed-mutex.ts";
 import type { EventBus } from "../state/event-bus.ts";
 import type { SandboxContext } from "./context.ts";
+import { dialSandbox } from "./dial.ts";
 import type { SandboxEvent } from "./events.ts";
 import { listSandboxes } from "./list.ts";
 import { PodNetwork } from "./network/index.ts";
@@ -79,6 +80,7 @@ export function createSandboxService(deps: SandboxDeps): Sandboxes {
     get: (id) => getSandbox(ctx, id),
     list: (filter) => listSandboxes(ctx, filter),
     runtime: (id) => sandboxRuntime(ctx, id),
+    dial: (op, id, port) => dialSandbox(ctx, op, id, port),
     recover: (op) => recoverSandboxes(ctx, op),
     setContainerHooks: (hooks) => {
       ctx.hooks = hooks;

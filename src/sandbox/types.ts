@@ -1,6 +1,6 @@
 /** What the sandbox domain offers to the rest. CRI types stay in `src/server`. */
 import type { SandboxId } from "../base/ids.ts";
-import type { CgroupHandle, ProcessHandle } from "../kernel/contract.ts";
+import type { CgroupHandle, FdHandle, ProcessHandle } from "../kernel/contract.ts";
 import type { Operation } from "../operation/context.ts";
 
 export type NamespaceMode = "pod" | "container" | "node" | "target";
@@ -132,6 +132,8 @@ export interface SandboxService {
   list(filter: SandboxFilter): readonly SandboxView[];
   /** For creating a container: throws not-found, or failed-precondition where the sandbox is not ready. */
   runtime(id: string): SandboxRuntime;
+  /** A TCP socket that is connected to a port of the pod's loopback. Throws unavailable where nobody takes the connection. */
+  dial(op: Operation, id: string, port: number): Promise<FdHandle>;
   /** Daemon start: adopts what runs, reports what died, undoes what was half done. */
   recover(op: Operation): Promise<void>;
   /** Set once by the composition root: how a stop ends the sandbox's containers, how a remove removes them. */

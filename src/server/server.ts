@@ -23,6 +23,7 @@ import { type RuntimeFacts, runtimeInfoRpcs } from "./runtime-info.ts";
 import { sandboxLifecycleRpcs } from "./sandbox-lifecycle.ts";
 import { sandboxReadRpcs } from "./sandbox-read.ts";
 import { bindSocket, resolveGroup } from "./socket.ts";
+import { type StreamIssuer, streamingRpcs } from "./streaming.ts";
 import { unimplementedRpcs } from "./unimplemented.ts";
 
 export interface CriServerOptions {
@@ -41,6 +42,7 @@ export interface CriServerOptions {
   readonly sandboxes: SandboxService;
   readonly containers: ContainerService;
   readonly images: Images;
+  readonly streaming: StreamIssuer;
 }
 
 export interface CriServer {
@@ -114,6 +116,7 @@ function runtimeHandlers(options: CriServerOptions): Handlers<typeof RuntimeServ
     ...containerReadRpcs(options.containers),
     ...containerStatsRpcs(options.containers),
     ...execRpcs(options.containers, options.api.maxMessageBytes),
+    ...streamingRpcs(options.streaming, options.containers, options.sandboxes),
     ...unimplementedRpcs(),
   };
 }

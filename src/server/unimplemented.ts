@@ -6,9 +6,6 @@ import type { Handlers } from "./interceptor.ts";
 const names = [
   "UpdateContainerResources",
   "UpdatePodSandboxResources",
-  "Exec",
-  "Attach",
-  "PortForward",
   "PodSandboxStats",
   "ListPodSandboxStats",
   "ListMetricDescriptors",

@@ -226,6 +226,7 @@ class WorkerStreaming implements StreamingService {
       const process = grant.kind === "exec" ? await targets.exec(starting, grant.request) : await targets.attach(starting, grant.request);
       if (!this.#sessions.has(id)) {
         process.kill();
+        process.release();
         closeAll(process.stdio);
         return;
       }
@@ -272,6 +273,7 @@ class WorkerStreaming implements StreamingService {
   #over(session: Session, reason: string): void {
     if (!this.#sessions.delete(session.id)) return;
     if (this.#isClosing) session.process?.kill();
+    session.process?.release();
     session.op.cancel(new DomainError("cancelled", reason));
     session.op.dispose();
     session.unlist();

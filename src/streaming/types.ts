@@ -44,6 +44,8 @@ export interface StreamedProcess {
   resize(op: Operation, size: TerminalSize): Promise<void>;
   /** Ends an exec at once, with all that it runs; nothing for an attach. */
   kill(): void;
+  /** Nobody waits for `ended` any more. */
+  release(): void;
 }
 
 /** Given by the composition root. Errors are DomainErrors; their text reaches the client. */

@@ -76,6 +76,49 @@ export interface ExecOutcome {
   readonly stderr: Uint8Array;
 }
 
+export interface StreamExecRequest {
+  readonly command: readonly string[];
+  readonly terminal: boolean;
+  readonly stdin: boolean;
+  readonly stdout: boolean;
+  readonly stderr: boolean;
+}
+
+export interface AttachStreamsRequest {
+  readonly stdin: boolean;
+  readonly stdout: boolean;
+  readonly stderr: boolean;
+}
+
+/**
+ * Our ends of a command's stdio; they become the taker's. With a terminal of its own the three are null and one socket
+ * carries both directions.
+ */
+export interface CommandStdio {
+  readonly stdin: FdHandle | null;
+  readonly stdout: FdHandle | null;
+  readonly stderr: FdHandle | null;
+  readonly terminal: FdHandle | null;
+}
+
+export type CommandEnd =
+  | { readonly kind: "exited"; readonly exitCode: number }
+  /** The container that was attached to has ended. */
+  | { readonly kind: "success" }
+  | { readonly kind: "failed"; readonly message: string };
+
+/** An exec or an attach that is under way. */
+export interface StreamedCommand {
+  readonly stdio: CommandStdio;
+  /** Never rejects. */
+  readonly ended: Promise<CommandEnd>;
+  resize(op: Operation, size: { readonly columns: number; readonly rows: number }): Promise<void>;
+  /** Ends an exec with all that it runs; nothing for an attach. */
+  kill(): void;
+  /** Nobody waits for `ended` any more. Idempotent. */
+  release(): void;
+}
+
 /** A container whose init exists. */
 export interface LiveContainer {
   readonly init: ProcessHandle;
@@ -86,6 +129,8 @@ export interface LiveContainer {
   /** By pidfd, whatever the monitor does. False where init is gone. */
   signal(signalNumber: number): boolean;
   execSync(op: Operation, request: ExecRequest): Promise<ExecOutcome>;
+  execStream(op: Operation, request: StreamExecRequest): Promise<StreamedCommand>;
+  attach(op: Operation, request: AttachStreamsRequest): Promise<StreamedCommand>;
   reopenLog(op: Operation): Promise<void>;
   /** Lets go of handles and connection; the container goes on. Idempotent. */
   close(): void;

@@ -4,10 +4,19 @@ import { describeError } from "../../base/errors.ts";
 import type { Logger } from "../../base/log.ts";
 import type { CgroupHandle, FdHandle, Kernel, ProcessHandle } from "../../kernel/contract.ts";
 import { backgroundOperation, type Operation } from "../../operation/context.ts";
-import { execProcessPrefix, execSync } from "../exec.ts";
+import { type ExecTarget, execProcessPrefix, execSync } from "../exec.ts";
+import { attachStreams, execStream } from "../exec-stream.ts";
 import { type ContainerExit, toContainerExit } from "../exit-file.ts";
 import type { MonitorClient } from "../monitor-client.ts";
-import type { ContainerEnd, ExecOutcome, ExecRequest, LiveContainer } from "./handler.ts";
+import type {
+  AttachStreamsRequest,
+  ContainerEnd,
+  ExecOutcome,
+  ExecRequest,
+  LiveContainer,
+  StreamExecRequest,
+  StreamedCommand,
+} from "./handler.ts";
 
 /** Exit code of a container whose end nobody saw. */
 const unseenExitCode = 255;
@@ -39,6 +48,8 @@ export class NativeContainer implements LiveContainer {
   readonly #options: NativeContainerOptions;
   #client: MonitorClient;
   #exec: Promise<{ readonly configJson: string; readonly processPrefix: string }> | null = null;
+  /** Of attached clients: they come and go while the promise stays. */
+  readonly #endListeners = new Set<() => void>();
   #closed = false;
 
   constructor(options: NativeContainerOptions) {
@@ -47,6 +58,10 @@ export class NativeContainer implements LiveContainer {
     this.init = options.init;
     this.cgroup = options.cgroup;
     this.ended = this.#watch();
+    void this.ended.then(() => {
+      for (const listener of this.#endListeners) listener();
+      this.#endListeners.clear();
+    });
   }
 
   async start(op: Operation): Promise<{ readonly startedAtNs: bigint }> {
@@ -59,9 +74,25 @@ export class NativeContainer implements LiveContainer {
   }
 
   async execSync(op: Operation, request: ExecRequest): Promise<ExecOutcome> {
+    return execSync(op, await this.#execTarget(op), request);
+  }
+
+  async execStream(op: Operation, request: StreamExecRequest): Promise<StreamedCommand> {
+    return execStream(op, await this.#execTarget(op), request);
+  }
+
+  attach(op: Operation, request: AttachStreamsRequest): Promise<StreamedCommand> {
+    const onEnded = (listener: () => void): (() => void) => {
+      this.#endListeners.add(listener);
+      return () => void this.#endListeners.delete(listener);
+    };
+    return attachStreams(op, { kernel: this.#options.kernel, client: this.#client, onEnded }, request);
+  }
+
+  async #execTarget(op: Operation): Promise<ExecTarget & { readonly kernel: Kernel }> {
     const { kernel, id, nullDevice } = this.#options;
     const { configJson, processPrefix } = await op.race(this.#execParts());
-    const target = {
+    return {
       kernel,
       client: this.#client,
       containerId: id,
@@ -71,7 +102,6 @@ export class NativeContainer implements LiveContainer {
       processPrefix,
       nullDevice,
     };
-    return execSync(op, target, request);
   }
 
   async reopenLog(op: Operation): Promise<void> {

@@ -288,6 +288,13 @@ export async function startFakeServer(api: Partial<CriServerOptions["api"]> = {}
   const containers = new FakeContainers();
   const images = new FakeImages();
   const facts = fakeFacts();
+  const streams: unknown[] = [];
+  const issue = (kind: string, request: unknown): string => `http://127.0.0.1:1/${kind}/${streams.push(request)}`;
+  const streaming = {
+    exec: (request: unknown) => issue("exec", request),
+    attach: (request: unknown) => issue("attach", request),
+    portForward: (request: unknown) => issue("portforward", request),
+  };
   const running = new RunningOperations();
   const metrics = createMetrics({ processMetrics: false });
   const op = testOperation();
@@ -307,11 +314,12 @@ export async function startFakeServer(api: Partial<CriServerOptions["api"]> = {}
     sandboxes: sandboxes as unknown as SandboxService,
     containers: containers as unknown as ContainerService,
     images: images as unknown as ImageService,
+    streaming,
   });
   const client = connectCri(server.socketPath);
   onTestFinished(async () => {
     client.close();
     await server.stop(testOperation(200));
   });
-  return { server, client, sandboxes, containers, images, facts, running, metrics };
+  return { server, client, sandboxes, containers, images, facts, running, metrics, streams };
 }

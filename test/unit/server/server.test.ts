@@ -92,7 +92,7 @@ describe("the runtime's own RPCs", () => {
     const { client } = await startFakeServer();
     await expect(client.runtime.CheckpointPod({})).rejects.toMatchObject(failure(status.UNIMPLEMENTED, "CheckpointPod"));
     await expect(client.runtime.UpdateRuntimeConfig({})).rejects.toMatchObject({ code: status.UNIMPLEMENTED });
-    await expect(client.runtime.Exec({})).rejects.toMatchObject({ code: status.UNIMPLEMENTED });
+    await expect(client.runtime.UpdateContainerResources({})).rejects.toMatchObject({ code: status.UNIMPLEMENTED });
     const events = async (): Promise<void> => {
       for await (const event of client.runtime.GetContainerEvents({})) throw new Error(`an event: ${JSON.stringify(event)}`);
     };
