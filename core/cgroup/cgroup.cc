@@ -122,8 +122,8 @@ class MadeDirectories {
   std::vector<Entry> made_;
 };
 
-// Makes `path` and its parents in one hierarchy; `*existed` tells about the leaf.
-Result<Fd> make_in(const Layout& layout, const Hierarchy& hierarchy, const std::string& path, MadeDirectories* made, bool* existed) {
+// Makes `path` and its parents in one hierarchy; `*existed` tells about the leaf. ENOENT where a parent is removed meanwhile.
+Result<Fd> make_once(const Layout& layout, const Hierarchy& hierarchy, const std::string& path, MadeDirectories* made, bool* existed) {
   constexpr std::string_view kStep = "cgroup.create";
   const bool cpuset = !layout.v2() && hierarchy.has("cpuset");
   // The common case: the parents are there. On v2 they must hand their controllers down, which is looked at on the way.
@@ -158,6 +158,16 @@ Result<Fd> make_in(const Layout& layout, const Hierarchy& hierarchy, const std::
     level = std::move(next);
   }
   return level;
+}
+
+// Somebody else may be removing the very parents that this call found empty: they are made again.
+Result<Fd> make_in(const Layout& layout, const Hierarchy& hierarchy, const std::string& path, MadeDirectories* made, bool* existed) {
+  for (int attempt = 0;; ++attempt) {
+    Result<Fd> directory = make_once(layout, hierarchy, path, made, existed);
+    if (directory.ok() || attempt == 8) return directory;
+    const int error_number = directory.error().error_number;
+    if (error_number != ENOENT && error_number != ENODEV) return directory;
+  }
 }
 
 // Whether the calling process is in the cgroup or below it, in any hierarchy.
@@ -255,8 +265,19 @@ Result<void> kill_v2(const Layout& layout, const std::string& path) {
   return result;
 }
 
+// Thaws a v1 cgroup and every sub-group that is frozen by itself: a frozen process does not die of SIGKILL.
+Result<void> thaw_below(FdRef directory, const std::string& name, int depth) {
+  Result<void> thawed = write_named(directory, "freezer.state", "THAWED", "cgroup.kill", name);
+  if (!thawed.ok() && !is_gone(thawed.error())) return thawed;
+  if (depth >= 64 || !has_subgroups(directory)) return {};
+  for (const std::string& child : list_names(directory, DT_DIR)) {
+    Fd inner = open_directory(directory.get(), child.c_str());
+    if (inner.valid()) BERTH_TRY(thaw_below(inner.ref(), name + "/" + child, depth + 1));
+  }
+  return {};
+}
+
 Result<void> kill_v1(const Layout& layout, const std::string& path) {
-  constexpr std::string_view kStep = "cgroup.kill";
   for (const Hierarchy& hierarchy : layout.hierarchies) {
     if (!hierarchy.has("freezer")) continue;
     Fd directory = open_directory(hierarchy.root.get(), relative(path));
@@ -270,8 +291,7 @@ Result<void> kill_v1(const Layout& layout, const std::string& path) {
     pids.clear();
     Result<void> listed = collect_pids(directory.ref(), &pids);
     if (listed.ok()) kill_pids(pids);
-    Result<void> thawed = write_named(directory.ref(), "freezer.state", "THAWED", kStep, name);
-    if (!thawed.ok() && !is_gone(thawed.error())) return thawed;
+    BERTH_TRY(thaw_below(directory.ref(), name, 0));
     BERTH_TRY(std::move(listed));
     break;
   }
@@ -282,7 +302,7 @@ Result<void> kill_v1(const Layout& layout, const std::string& path) {
 }  // namespace
 
 Result<void> check_path(const std::string& path) {
-  constexpr std::string_view kStep = "cgroup.path";
+  static constexpr std::string_view kStep = "cgroup.path";
   const auto refuse = [&path](std::string_view why) { return make_error(EINVAL, kStep, "parse", path, why); };
   if (path.empty() || path[0] != '/') return refuse("not absolute");
   if (path.size() == 1) return refuse("the root of the hierarchy");
