@@ -49,7 +49,7 @@ export interface KernelFeatures {
 
 export interface CgroupLayout {
   readonly mode: "v2" | "v1" | "hybrid";
-  /** v2: `/sys/fs/cgroup`; v1 and hybrid: controller (or `name=systemd`) → its mount point. */
+  /** v1 and hybrid: controller (or `name=systemd`) → its mount point; v2: the empty name → `/sys/fs/cgroup`. */
   readonly mounts: Readonly<Record<string, string>>;
   /** Controllers usable for containers: cpu, cpuset, memory, pids, devices, freezer, io, hugetlb, … */
   readonly controllers: readonly string[];
@@ -410,6 +410,7 @@ export interface Kernel {
   openCgroup(args: { readonly path: string }): Promise<CgroupHandle>;
   updateCgroup(args: { readonly cgroup: CgroupHandle; readonly resourcesJson: string }): Promise<void>;
   cgroupStats(args: { readonly cgroups: readonly CgroupHandle[] }): Promise<readonly (CgroupStats | null)[]>;
+  /** Pids in it and in its sub-groups, of all hierarchies, ascending; absent is none. */
   cgroupProcesses(args: { readonly path: string }): Promise<readonly number[]>;
   /** SIGKILL to all: `cgroup.kill`, or freeze-kill-thaw on v1; sub-groups too. Absent is success. */
   killCgroup(args: { readonly path: string }): Promise<void>;
