@@ -66,7 +66,7 @@ void Connection::start(std::shared_ptr<Channel> channel) {
   started = true;
   channel_ = std::move(channel);
   Reactor::instance().post([self = shared_from_this()] {
-    if (!Reactor::instance().watch(self->socket(), EPOLLIN, self)) self->end();
+    self->resume();
   });
 }
 
@@ -84,9 +84,11 @@ void Connection::close() {
 
 void Connection::delivered() {
   if (--backlog_ > kMaxBacklog / 2 || !paused_.exchange(false)) return;
-  Reactor::instance().post([self = shared_from_this()] {
-    if (!self->ended_) Reactor::instance().change(self->socket(), EPOLLIN);
-  });
+  Reactor::instance().post([self = shared_from_this()] { self->resume(); });
+}
+
+void Connection::resume() {
+  if (!ended_ && !Reactor::instance().watch(socket_.get(), EPOLLIN, shared_from_this())) end();
 }
 
 void Connection::end() {
@@ -137,10 +139,12 @@ bool Connection::receive() {
 void Connection::on_ready(int, uint32_t) {
   for (int i = 0; i < 32 && !ended_; ++i) {
     if (backlog_ >= kMaxBacklog) {
+      // Forgotten altogether: a hang-up would be reported again and again otherwise.
+      const std::shared_ptr<Connection> self = shared_from_this();
+      Reactor::instance().forget(socket_.get());
       paused_ = true;
-      Reactor::instance().change(socket_.get(), 0);
       // JavaScript may have caught up between the two.
-      if (backlog_ <= kMaxBacklog / 2 && paused_.exchange(false)) Reactor::instance().change(socket_.get(), EPOLLIN);
+      if (backlog_ <= kMaxBacklog / 2 && paused_.exchange(false)) resume();
       return;
     }
     if (!receive()) return;

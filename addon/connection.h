@@ -39,6 +39,7 @@ class Connection final : public Watcher, public std::enable_shared_from_this<Con
  private:
   // Reads one frame and posts it. False where there is none, or no more (then the end has been posted).
   bool receive();
+  void resume();
   void end();
 
   // Past this many undelivered frames the socket is left alone until JavaScript has caught up.

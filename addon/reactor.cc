@@ -68,13 +68,6 @@ bool Reactor::watch(int fd, uint32_t events, std::shared_ptr<Watcher> watcher) {
   return true;
 }
 
-void Reactor::change(int fd, uint32_t events) {
-  struct epoll_event event = {};
-  event.events = events;
-  event.data.fd = fd;
-  ::epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, fd, &event);
-}
-
 void Reactor::forget(int fd) {
   if (watchers_.erase(fd) != 0) ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
 }

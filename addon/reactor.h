@@ -30,7 +30,6 @@ class Reactor {
 
   // The rest on the reactor's thread alone. A watcher is held until it is forgotten; forget before the fd is closed.
   bool watch(int fd, uint32_t events, std::shared_ptr<Watcher> watcher);
-  void change(int fd, uint32_t events);
   void forget(int fd);
   using TimerId = std::pair<uint64_t, uint64_t>;  // due (monotonic ms), sequence
   TimerId start_timer(uint64_t delay_ms, std::function<void()> body);

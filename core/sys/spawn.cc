@@ -41,6 +41,9 @@ class Stack {
   void* base_;
 };
 
+// What runs in the child: its stack is thrown away by exec, with nobody to take a sanitizer's marks off it.
+#define BERTH_CHILD __attribute__((no_sanitize_address))
+
 // Everything that the child needs, prepared before the clone; and what it reports. The memory is shared: the parent
 // sleeps until the child has executed or ended.
 struct Child {
@@ -63,14 +66,14 @@ struct Child {
   const char* failed_what = "";
 };
 
-int child_fail(Child* child, const char* syscall, const char* what) {
+BERTH_CHILD int child_fail(Child* child, const char* syscall, const char* what) {
   child->error_number = errno == 0 ? EIO : errno;
   child->failed_syscall = syscall;
   child->failed_what = what;
   return 127;
 }
 
-void child_reset_signals() {
+BERTH_CHILD void child_reset_signals() {
   // The kernel's own struct: glibc's sigaction refuses the signals that it keeps for itself.
   struct KernelSigaction {
     void (*handler)(int);
@@ -87,7 +90,7 @@ void child_reset_signals() {
 }
 
 // dup2 of every descriptor to its number, after those that stand in the way of others have been moved up.
-int child_place_descriptors(Child* child) {
+BERTH_CHILD int child_place_descriptors(Child* child) {
   int moved[16];
   for (int i = 0; i < child->fd_count; ++i) {
     moved[i] = child->fds[i];
@@ -116,7 +119,7 @@ int child_place_descriptors(Child* child) {
   return 0;
 }
 
-int child_main(void* argument) {
+BERTH_CHILD int child_main(void* argument) {
   auto* child = static_cast<Child*>(argument);
   for (int i = 0; i < child->task_count; ++i) {
     if (::write(child->tasks[i], "0", 1) != 1) return child_fail(child, "write", "tasks");

@@ -82,6 +82,21 @@ describe.skipIf(!existsSync(echo))("connections (skipped where the echo monitor 
     expect(heard.frames.every(({ text }, i) => text === `${i}`)).toBe(true);
   });
 
+  test("what was sent before the peer closed arrives before the end does, however slowly it is taken", async () => {
+    const { connection } = await spawn();
+    const seen: string[] = [];
+    connection.onClose(() => seen.push("end"));
+    connection.onFrame((frame) => {
+      seen.push(Buffer.from(frame).toString());
+      // Long enough for the backlog to fill up behind it.
+      if (seen.length % 100 === 0) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5);
+    });
+    connection.send(Buffer.from("burst 2000"), []);
+    connection.send(Buffer.from("close"), []);
+    await eventually(() => seen.at(-1) === "end", "the end");
+    expect(seen).toEqual([...Array.from({ length: 2000 }, (_, i) => `${i}`), "end"]);
+  });
+
   test("a full socket is false, not a wait", async () => {
     const { connection } = await spawn();
     listen(connection);
