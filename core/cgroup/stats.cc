@@ -3,7 +3,6 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -161,11 +160,10 @@ std::string_view StatsFiles::contents(const std::vector<Fd>& directories, size_t
   if (opened) {
     file->fd.reset(::openat(directories[index].get(), name, O_RDONLY | O_CLOEXEC));
     if (!file->fd.valid()) {
-      // A controller's files are there from the start or never; a directory that is gone has none.
-      struct stat status = {};
-      if (errno == ENOENT) {
-        if (::fstat(directories[index].get(), &status) != 0 || status.st_nlink == 0) gone_ = true;
-        else file->absent = true;
+      // A controller's files are there from the start or never; in a directory that has been removed is not even this one.
+      if (errno == ENOENT || errno == ENODEV) {
+        const bool gone = ::faccessat(directories[index].get(), "cgroup.procs", F_OK, 0) != 0;
+        (gone ? gone_ : file->absent) = true;
       }
       return {};
     }
