@@ -112,7 +112,7 @@ export class HeaderWriter {
     const stored = Buffer.alloc(5);
     stored.writeUInt16LE(plain.length, 1);
     stored.writeUInt16LE(~plain.length & 0xffff, 3);
-    const block = Buffer.concat(this.#begun ? [stored, plain] : [zlibHeader, stored, plain]);
+    const block = Buffer.concat([...(this.#begun ? [] : [zlibHeader]), stored, plain, syncMarker]);
     this.#begun = true;
     return block;
   }
@@ -123,6 +123,12 @@ function word(value: number): Buffer {
   bytes.writeUInt32BE(value, 0);
   return bytes;
 }
+
+/**
+ * An empty stored block, as a flushed deflate ends with. Go's inflate only hands out a stored block when the next one begins,
+ * and looking for one that has not come yet is an error that it never forgets.
+ */
+const syncMarker = Buffer.from([0, 0, 0, 0xff, 0xff]);
 
 /** RFC 1950: deflate with a 32 KiB window, FDICT, and the Adler-32 of the dictionary. */
 const zlibHeader = Buffer.concat([Buffer.from([0x78, 0xbb]), word(adler32(headerDictionary))]);
