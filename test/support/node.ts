@@ -139,6 +139,8 @@ export class TestNode {
       this.#image = imageRef;
       await this.#warmUp();
     }
+    // Connects the client.
+    await this.runtime.Version({});
     await this.settle();
   }
 
@@ -255,7 +257,7 @@ export class TestNode {
       await until(
         "the daemon's descriptors are closed",
         () => this.#extraDescriptors().length === 0,
-        () => this.#extraDescriptors(),
+        () => [this.#extraDescriptors(), socketsOf(this.pid)],
       );
     } catch (error) {
       this.tellLog();
@@ -660,6 +662,16 @@ function normalizedDescriptors(pid: number): string[] {
     .filter((target) => target !== "gone")
     .map((target) => target.replace(/^(socket|pipe):\[\d+\]$/, "$1").replace(/ \(deleted\)$/, ""))
     .sort();
+}
+
+/** For messages alone. */
+function socketsOf(pid: number): string[] {
+  try {
+    const lines = execFileSync("ss", ["-H", "-O", "-a", "-p"], { encoding: "utf8" }).split("\n");
+    return lines.filter((line) => line.includes(`pid=${pid},`)).map((line) => line.replaceAll(/\s+/g, " "));
+  } catch {
+    return [];
+  }
 }
 
 function tryCommand(program: string, args: readonly string[]): void {
