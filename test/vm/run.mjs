@@ -1,5 +1,5 @@
 // Runs in the virtual machine: the native test programs, then vitest, as the plan beside the project says. Writes into the directory
-// of its argument `native.json` ([{name, outcome, reason, seconds}]) and vitest's own report of every project.
+// of its argument `native.json` ([{name, outcome, reason, seconds}]) and `vitest.json` (test/vm/reporter.mjs).
 
 import { spawn } from "node:child_process";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
@@ -62,26 +62,23 @@ async function runNative() {
   }
 }
 
-async function runVitest({ project, files, ownNetwork, timeout, options }) {
+/** In a network namespace of its own, as everywhere. */
+async function runVitest({ projects, files, timeout, options }) {
   const since = performance.now();
   const vitest = [
     join(root, "node_modules/vitest/vitest.mjs"),
     "run",
-    `--project=${project}`,
-    "--reporter=default",
-    `--reporter=${join(root, "scripts/vitest-skips.mjs")}`,
-    "--reporter=json",
-    `--outputFile.json=${join(results, `${project}.json`)}`,
+    ...projects.map((project) => `--project=${project}`),
+    `--reporter=${join(root, "test/vm/reporter.mjs")}`,
     ...options,
     ...files,
   ];
-  const [program, ...args] = [...(ownNetwork ? ["unshare", "--net", "--"] : []), process.execPath, ...vitest];
-  const ended = await run(program, args, { timeout, show: true });
-  if (ended.timedOut) writeFileSync(join(results, `${project}.timeout`), String(timeout));
-  say(`vm: ${project}: ${seconds(since)} s${ended.timedOut ? ", ended because its time was over" : ""}`);
+  process.env.BERTH_VM_REPORT = join(results, "vitest.json");
+  const ended = await run("unshare", ["--net", "--", process.execPath, ...vitest], { timeout, show: true });
+  say(`vm: vitest: ${seconds(since)} s${ended.timedOut ? ", ended because its time was over" : ""}`);
 }
 
 say(`vm: Node.js ${process.version} started after ${readFileSync("/proc/uptime", "utf8").split(" ")[0]} s`);
 if (existsSync("/sys/kernel/security/apparmor/profiles")) say("vm: AppArmor is on");
 await runNative();
-for (const step of plan.vitest) await runVitest(step);
+if (plan.vitest.files.length > 0) await runVitest(plan.vitest);
