@@ -228,6 +228,8 @@ void configure(Monitor& m, const ReplyTo& to, const protocol::Configure& request
   }
   Pipes pipes;
   if (!make_pipes(request, &pipes)) return create_failed(m, errno, "monitor.stdio", "pipe2");
+  pipes.child.columns = m.columns;
+  pipes.child.rows = m.rows;
   // The child is forked from here: whatever it is given, it has by now; the monitor's own ends are closed in it.
   const stages::ChildSpawn spawn = stages::spawn_child(stages::PlanInput{fds[0], fds + 1, plan_fds}, pipes.child);
   drop_fd(pipes.child.in);

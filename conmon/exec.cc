@@ -92,6 +92,7 @@ void set_master(Monitor& m, RunningExec& exec, uint32_t index, int master) {
   }
   exec.master = master;
   (void)::fcntl(master, F_SETFL, O_NONBLOCK | O_RDWR);
+  // What a resize has asked for meanwhile; the first size is the child's to set.
   if (exec.columns != 0 || exec.rows != 0) {
     struct winsize size = {};
     size.ws_col = exec.columns;
@@ -244,6 +245,10 @@ void start_exec(Monitor& m, const ReplyTo& to, const protocol::Exec& request, in
 
   const uint32_t stdio_at = 1 + request.plan_fds;
   stages::ChildStdio stdio;
+  if (request.terminal) {
+    stdio.columns = request.terminal_columns;
+    stdio.rows = request.terminal_rows;
+  }
   if (!request.terminal) stdio = stages::ChildStdio{fds[stdio_at], fds[stdio_at + 1], fds[stdio_at + 2]};
   const stages::ChildSpawn spawn = stages::spawn_child(stages::PlanInput{fds[0], fds + 1, request.plan_fds}, stdio);
   if (spawn.pid < 0) {

@@ -30,6 +30,8 @@ struct Child {
   int host_null = -1;   // where the null device could not be made: the host's
   int private_proc = -1;
   uint64_t root_propagation = 0;
+  uint16_t columns = 0;  // of a terminal, from the parent
+  uint16_t rows = 0;
   bool chdir_done = false;
 
   const char** argv = nullptr;

@@ -278,10 +278,10 @@ void child_terminal(Child& child) {
   if (::ioctl(master, TIOCSPTLCK, &unlock) != 0) child_fail(child, "ioctl(TIOCSPTLCK)", path);
   const int slave = ::ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
   if (slave < 0) child_fail(child, "ioctl(TIOCGPTPEER)", path);
-  if (op.a[2] != 0 || op.a[3] != 0) {
-    struct winsize size = {};
-    size.ws_row = static_cast<unsigned short>(op.a[2]);
-    size.ws_col = static_cast<unsigned short>(op.a[3]);
+  struct winsize size = {};
+  size.ws_row = child.rows != 0 ? child.rows : static_cast<unsigned short>(op.a[2]);
+  size.ws_col = child.columns != 0 ? child.columns : static_cast<unsigned short>(op.a[3]);
+  if (size.ws_row != 0 || size.ws_col != 0) {
     if (::ioctl(slave, TIOCSWINSZ, &size) != 0) child_fail(child, "ioctl(TIOCSWINSZ)", path);
   }
   const auto id = [](uint64_t value) { return value == plan::kNone ? static_cast<uint32_t>(-1) : static_cast<uint32_t>(value); };

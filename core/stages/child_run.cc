@@ -290,6 +290,8 @@ void child_main(const PlanInput& plan, const ChildStdio& stdio, int sync) {
   const plan::Op* const ops = child.op;
   build_vectors(child);
   place_stdio(child, stdio);
+  child.columns = stdio.columns;
+  child.rows = stdio.rows;
   close_foreign(child, plan.fd_count);
   child.proc = ::open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
   if (child.proc < 0) child_fail(child, "open", "/proc");

@@ -25,6 +25,9 @@ struct ChildStdio {
   int in = -1;
   int out = -1;
   int err = -1;
+  // First size of a terminal, where not 0: it stands before the program can ask. Else the plan's.
+  uint16_t columns = 0;
+  uint16_t rows = 0;
 };
 
 // What the parent knows of the child at once. Errors of the plan come later, over `sync_fd`.
