@@ -46,11 +46,15 @@ export async function startDaemon(config: BerthConfig, log: Logger): Promise<Dae
   const kernel = loadKernel();
   await Promise.all([mkdir(config.root, { recursive: true, mode: 0o700 }), mkdir(config.runRoot, { recursive: true, mode: 0o750 })]);
   const lock = await acquireLock(kernel, join(config.root, "daemon.lock"));
+  // Waiting for a monitor's answer alone does not keep the event loop: the process would end in the middle of recovery.
+  const alive = setInterval(() => undefined, 1_000_000);
   try {
     return await compose(config, log, kernel, startedAt, () => lock.release());
   } catch (error) {
     await lock.release();
     throw error;
+  } finally {
+    clearInterval(alive);
   }
 }
 

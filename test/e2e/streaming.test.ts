@@ -83,6 +83,16 @@ async function attach(container: Container, terminal = false): ReturnType<typeof
   return open(url, terminal);
 }
 
+/** Attached to a container that echoes, and seen to be: an attach stands a moment after its streams are open. */
+async function attached(container: Container): ReturnType<typeof attach> {
+  const streams = await attach(container);
+  await until("the client is attached", () => {
+    streams.stdin.write("here\n");
+    return streams.stdout.text.includes("here");
+  });
+  return streams;
+}
+
 const statusOf = async (error: ClientStream): Promise<unknown> => JSON.parse((await error.whole()).toString());
 const success = { metadata: {}, status: "Success" };
 
@@ -322,19 +332,22 @@ describe("attach", () => {
   test("serves several clients at once, and one that joins later", async () => {
     const pod = await node.runPod({}, hostNetwork);
     const container = await pod.runContainer(["sh", "-c", "while read line; do echo $line; echo $line >&2; done"], { stdin: true });
-    const clients = [await attach(container), await attach(container)];
-    clients[0]?.stdin.write("first\n");
-    for (const { stdout, stderr } of clients) {
-      await stdout.until(() => stdout.text === "first\n");
-      await stderr.until(() => stderr.text === "first\n");
+    const [one, two] = [await attached(container), await attached(container)];
+    one.stdin.write("first\n");
+    for (const { stdout, stderr } of [one, two]) {
+      await stdout.until(() => stdout.text.endsWith("first\n"));
+      await stderr.until(() => stderr.text.endsWith("first\n"));
     }
-    clients[0]?.client.destroy();
-    const later = await attach(container);
-    clients[1]?.stdin.write("second\n");
-    await later.stdout.until(() => later.stdout.text === "second\n");
+    one.client.destroy();
+    const later = await attached(container);
+    two.stdin.write("second\n");
+    await later.stdout.until(() => later.stdout.text.endsWith("second\n"));
+    await two.stdout.until(() => two.stdout.text.endsWith("second\n"));
+    expect(later.stdout.text).not.toContain("first");
     await container.logged(/second/);
     await container.stop();
     expect(await statusOf(later.error)).toEqual(success);
+    expect(await statusOf(two.error)).toEqual(success);
   });
 
   test("ends input with the first client where the container says so, and not otherwise", async () => {

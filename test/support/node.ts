@@ -271,7 +271,12 @@ export class TestNode {
     const options = {
       directories: this.#watched,
       scope: this.#scope,
-      allow: [...leftOnPurpose, ...(againstPeer ? [/^files: /, /^cgroups: \S+\/poduid-[\d-]+$/] : [])],
+      // A daemon that was started again is another process than the one before.
+      allow: [
+        ...leftOnPurpose,
+        new RegExp(`^processes: ${this.pid} `),
+        ...(againstPeer ? [/^files: /, /^cgroups: \S+\/poduid-[\d-]+$/] : []),
+      ],
     };
     return (await waitForNoResidue(there(this.#ready), options, timeoutMs)).slice(0, 30);
   }
