@@ -27,13 +27,20 @@ void UnpackRun::close() {
   changed_.notify_one();
 }
 
-void UnpackRun::abort() { session_->abort(); }
+void UnpackRun::abort() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (session_ != nullptr) session_->abort();
+}
 
 void UnpackRun::work() {
   std::unique_lock<std::mutex> lock(mutex_);
   for (;;) {
     changed_.wait(lock, [this] { return closed_ || !jobs_.empty(); });
-    if (jobs_.empty()) return;
+    if (jobs_.empty()) {
+      // Its descriptors go now, not when the handle is collected.
+      session_.reset();
+      return;
+    }
     std::function<void(unpack::Session&)> job = std::move(jobs_.front());
     jobs_.pop_front();
     lock.unlock();
