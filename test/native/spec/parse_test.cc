@@ -49,7 +49,7 @@ TEST(reads_every_section) {
   CHECK_EQ(*spec.process->user.umask, 23u);
   CHECK_EQ(spec.process->args.size(), 2u);
   CHECK_EQ(spec.process->args[1], "--flag");
-  CHECK_EQ(spec.process->cwd, "/work");
+  CHECK_EQ(spec.process->cwd, "/app");
   CHECK_EQ(spec.process->capabilities->bounding, (1ull << 0) | (1ull << 5));
   CHECK_EQ(spec.process->capabilities->effective, 1ull << 0);
   CHECK_EQ(spec.process->rlimits->size(), 1u);
@@ -106,7 +106,7 @@ TEST(refuses_repeated_keys) {
   CHECK_REFUSED(changed("\"hostname\": \"pod\"", annotations + "\"k7\": \"\"}"), "annotations.k7");
 }
 
-TEST(refuses_nul_in_strings) { CHECK_REFUSED(changed("\"/work\"", "\"/wo\\u0000rk\""), "process.cwd"); }
+TEST(refuses_nul_in_strings) { CHECK_REFUSED(changed("\"/app\"", "\"/ap\\u0000p\""), "process.cwd"); }
 
 TEST(refuses_wrong_types_with_the_path) {
   CHECK_REFUSED(changed("\"terminal\": false", "\"terminal\": \"false\""), "process.terminal");
@@ -136,7 +136,7 @@ TEST(refuses_contradictions_in_the_process) {
   CHECK_REFUSED(changed("\"effective\": [\"CAP_CHOWN\"]", "\"effective\": [\"CAP_SYS_ADMIN\"]"), "process.capabilities");
   CHECK_REFUSED(changed("\"soft\": 0, \"hard\": 0", "\"soft\": 2, \"hard\": 1"), "process.rlimits[0]");
   CHECK_REFUSED(changed("RLIMIT_CORE", "RLIMIT_NOPE"), "process.rlimits[0].type");
-  CHECK_REFUSED(changed("\"/work\"", "\"work\""), "process.cwd");
+  CHECK_REFUSED(changed("\"/app\"", "\"app\""), "process.cwd");
   CHECK_REFUSED(changed("[\"/bin/app\", \"--flag\"]", "[]"), "process");
   CHECK_REFUSED(changed("\"oomScoreAdj\": 100", "\"oomScoreAdj\": 1001"), "process.oomScoreAdj");
 }

@@ -13,7 +13,7 @@ inline constexpr std::string_view kSample = R"json({
     "user": {"uid": 1000, "gid": 1001, "additionalGids": [5, 6], "umask": 23},
     "args": ["/bin/app", "--flag"],
     "env": ["PATH=/bin:/usr/bin", "A=b"],
-    "cwd": "/work",
+    "cwd": "/app",
     "capabilities": {
       "bounding": ["CAP_CHOWN", "CAP_KILL"],
       "effective": ["CAP_CHOWN"],
