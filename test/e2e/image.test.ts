@@ -74,6 +74,8 @@ afterEach(async () => {
   own.requests.length = 0;
   const { images } = await node.images.ListImages({});
   for (const { id } of images) if (id !== node.image) await node.images.RemoveImage({ image: { image: id } });
+  own.endIdle();
+  other.endIdle();
 });
 
 async function pull(reference: string, auth?: AuthConfigInput): Promise<string> {

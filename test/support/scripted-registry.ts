@@ -27,6 +27,11 @@ export class ScriptedRegistry {
     this.#server = server;
   }
 
+  /** Connections that wait for another request are the client's to keep; a test that counts descriptors ends them. */
+  endIdle(): void {
+    this.#server?.closeIdleConnections();
+  }
+
   stop(): void {
     this.#server?.closeAllConnections();
     this.#server?.close();
