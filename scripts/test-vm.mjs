@@ -194,11 +194,11 @@ function boot({ kernel, disks, results }) {
     for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.once(signal, kill);
     createInterface({ input: qemu.stdout }).on("line", (line) => say(line.replace(/\r/g, "")));
     qemu.once("error", reject);
-    qemu.once("close", (code) => {
+    qemu.once("close", (code, signal) => {
       clearTimeout(timer);
       process.off("exit", kill);
       for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.off(signal, kill);
-      if (code !== 0 && !timedOut) reject(new Failure(`vm: qemu ended with ${code}`));
+      if (code !== 0 && !timedOut) reject(new Failure(`vm: qemu ended with ${signal ?? `code ${code}`}`));
       else resolve(timedOut);
     });
   });
