@@ -4,12 +4,21 @@ import { defineConfig } from "vitest/config";
 /** Everything takes longer in an emulated machine: see test/support/patience.ts. */
 const seconds = 1000 * Math.max(1, Number(process.env["BERTH_TEST_SLOWNESS"] ?? 1));
 
+/**
+ * End-to-end files that have not passed as a whole yet: they run by name and in the nightly tier, not in CI. A file leaves this list
+ * when all its tests pass.
+ */
+const unsettled = ["restart", "image", "streaming"].map((name) => `test/e2e/${name}.test.ts`);
+const withUnsettled =
+  process.env["BERTH_TIER"] === "nightly" || process.argv.some((arg) => unsettled.some((file) => file.includes(`/${arg}.`)));
+
 /** A project's tests are the `*.test.ts` below test/<name>. With `node` they run against a whole node: see test/support/node.ts. */
 const project = (name: string, timeout: number, serial: boolean, node = false) => ({
   extends: true as const,
   test: {
     name,
     include: [`test/${name}/**/*.test.ts`],
+    exclude: withUnsettled ? [] : unsettled,
     testTimeout: timeout,
     hookTimeout: Math.max(timeout, 20 * seconds),
     // What takes the real kernel, the real ports and the real CNI state has the machine to itself.
