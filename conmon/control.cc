@@ -27,6 +27,7 @@ struct MessageFds {
 void close_connection(Monitor& m, Connection& connection) {
   const bool spawning = connection.serial == m.spawn_serial;
   ::close(connection.fd);
+  kill_execs_of(m, connection.serial);
   connection.serial = 0;
   // Nobody else can configure it: the address of the listener is not known to anyone before that has succeeded.
   if (spawning && m.phase == Phase::kConfiguring && m.init_pid == 0) m.finished = true;

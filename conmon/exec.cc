@@ -7,7 +7,7 @@
 //   ended       the command is reaped: `execExited`; a terminal is drained first
 //
 // An entry is freed when intermediate and command are reaped and everything is said. Its identity is the connection and the
-// request id that asked for it; with the connection gone it runs on, and nobody is told of its end.
+// request id that asked for it; it is killed when the connection goes, as nobody could be told of its end.
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -224,6 +224,13 @@ int kill_exec(RunningExec& exec) {
   // SAFETY: the command is not reaped yet, so its number is still its own, and its group's if it leads one.
   (void)::kill(-exec.pid, SIGKILL);
   return sys::pidfd_send_signal(exec.command, SIGKILL) == 0 ? 0 : errno;
+}
+
+void kill_execs_of(Monitor& m, uint32_t serial) {
+  if (m.exec_count == 0) return;
+  for (RunningExec& exec : m.execs) {
+    if (exec.used && exec.reply.serial == serial) (void)kill_exec(exec);
+  }
 }
 
 void kill_all_execs(Monitor& m) {

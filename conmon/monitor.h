@@ -233,6 +233,8 @@ void start_exec(Monitor& m, const ReplyTo& to, const protocol::Exec& request, in
 RunningExec* find_exec(Monitor& m, uint32_t serial, uint32_t request_id);
 // SIGKILL to all that runs of it; 0 or errno.
 int kill_exec(RunningExec& exec);
+// Those that the connection with this serial has asked for.
+void kill_execs_of(Monitor& m, uint32_t serial);
 void kill_all_execs(Monitor& m);
 void on_exec_event(Monitor& m, Source source, uint32_t index, uint32_t events);
 

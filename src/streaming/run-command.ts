@@ -53,6 +53,10 @@ export class CommandRun {
   #done: () => void = () => undefined;
   #command: StartedCommand | null = null;
   #outputs: Output[] = [];
+  /** What the client has sent while the command was being started. */
+  readonly #early: Buffer[] = [];
+  #earlySize: TerminalSize | null = null;
+  #inputEnded = false;
   #status: CommandStatus | null = null;
   #bytes = 0;
   #bytesAtEnd = 0;
@@ -66,6 +70,16 @@ export class CommandRun {
     this.#source = source;
     this.over = new Promise((resolve) => {
       this.#done = resolve;
+    });
+    session.listen({
+      stdin: (bytes) => this.#feed(bytes),
+      stdinEnd: () => this.#endInput(),
+      resize: (size) => this.#resize(size),
+      writable: () => this.#resume(),
+      gone: () => {
+        this.#gone = true;
+        this.#close();
+      },
     });
     source.start().then(
       (command) => this.#join(command),
@@ -100,26 +114,33 @@ export class CommandRun {
     stdin?.on("close", () => this.#session.resumeInput());
     stdin?.on("drain", () => this.#session.resumeInput());
     for (const output of this.#outputs) this.#pump(output);
-    this.#session.listen({
-      stdin: (bytes) => this.#feed(bytes),
-      stdinEnd: () => {
-        // A terminal has no end of input: what is typed is all that there is.
-        if (!this.#source.terminal) stdin?.end();
-      },
-      resize: (size) => this.#source.resize(size),
-      writable: () => this.#resume(),
-      gone: () => {
-        this.#gone = true;
-        this.#close();
-      },
-    });
+    if (this.#earlySize) this.#source.resize(this.#earlySize);
+    let full = false;
+    for (const bytes of this.#early.splice(0)) full = !this.#feed(bytes) || full;
+    if (this.#inputEnded) this.#endInput();
+    else if (!full) this.#session.resumeInput();
     void ended.then((status) => this.#commandEnded(status));
   }
 
   #feed(bytes: Buffer): boolean {
-    const stdin = this.#command?.stdin;
+    if (!this.#command) {
+      this.#early.push(bytes);
+      return false;
+    }
+    const { stdin } = this.#command;
     if (!stdin || stdin.destroyed || stdin.writableEnded) return true;
     return stdin.write(bytes) || stdin.writableLength <= stdinBufferBytes;
+  }
+
+  #endInput(): void {
+    this.#inputEnded = true;
+    // A terminal has no end of input: what is typed is all that there is.
+    if (!this.#source.terminal) this.#command?.stdin?.end();
+  }
+
+  #resize(size: TerminalSize): void {
+    if (this.#command) this.#source.resize(size);
+    else this.#earlySize = size;
   }
 
   #pump(output: Output): void {

@@ -772,6 +772,32 @@ void the_containers_end_ends_its_execs() {
   CHECK_EQ(monitor.wait_end(), 0);
 }
 
+void an_exec_ends_with_the_connection_that_asked_for_it() {
+  MonitorDriver monitor(BERTH_MONITOR);
+  Container container({"term", "sleep", "60000"});
+  const pid_t init = monitor.create_and_start(container.plan);
+  auto second = monitor.connect();
+  CHECK(second != nullptr);
+  CHECK(second->expect(Type::kHello).has_value());
+  const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
+  ExecPlan plan(init, {"sleep", "60000"});
+  plan.send(*second, 50, {null, null, null});
+  ExecPlan kept(init, {"sleep", "60000"});
+  kept.send(monitor.connection(), 50, {null, null, null});
+  ::close(null);
+  CHECK(second->expect(Type::kExecStarted).has_value());
+  CHECK(monitor.connection().expect(Type::kExecStarted).has_value());
+  const auto running = [&] {
+    return monitor.connection().request(9, protocol::Status{}, Type::kState)->decode<protocol::State>().running_execs;
+  };
+  CHECK_EQ(running(), 2u);
+  second.reset();
+  CHECK(eventually([&] { return running() == 1u; }));
+  ::kill(init, SIGKILL);
+  CHECK_EQ(monitor.exited()->signal, static_cast<uint32_t>(SIGKILL));
+  CHECK_EQ(monitor.wait_end(), 0);
+}
+
 void a_terminal_is_relayed_and_logged() {
   MonitorDriver monitor(BERTH_MONITOR);
   Container container({"tty", "echo", "exit", "8"}, true);
@@ -922,6 +948,7 @@ int main(int argc, char** argv) {
         {"an exec runs in the container", exec_runs_in_the_container},
         {"a hundred execs at once", a_hundred_execs_at_once},
         {"the container's end ends its execs", the_containers_end_ends_its_execs},
+        {"an exec ends with the connection that asked for it", an_exec_ends_with_the_connection_that_asked_for_it},
         {"a terminal is relayed and logged", a_terminal_is_relayed_and_logged},
         {"an exec with a terminal", an_exec_with_a_terminal},
     };

@@ -107,7 +107,9 @@ describe("exec over SPDY", () => {
   });
 
   it("passes sizes of the terminal on, cut and joined as they come", async () => {
-    const { resize, stdin, error } = await connect(rig.exec(["cat"], { terminal: true, stderr: false }), v4, true);
+    const { resize, stdin, stdout, error } = await connect(rig.exec(["cat"], { terminal: true, stderr: false }), v4, true);
+    stdin.write("x");
+    await stdout.until(() => stdout.text === "x");
     resize?.write('{"Width":80,"Height":24}\n{"Width":1');
     resize?.write('20,"Height":40}\n{"Width":0,"Height":5}\n{"nonsense"}{"Width":3,"Height":4}');
     await until(() => rig.sizes.length === 3, "three sizes");
@@ -119,6 +121,26 @@ describe("exec over SPDY", () => {
     stdin.end();
     rig.processes[0]?.kill();
     await error.whole();
+  });
+
+  it("passes the last size on that came before the command ran", async () => {
+    let begin: () => void = () => undefined;
+    const started = new Promise<void>((resolve) => {
+      begin = resolve;
+    });
+    const start = async () => {
+      await started;
+      return { stdin: null, stdout: new PassThrough(), stderr: null, ended: new Promise<CommandStatus>(() => undefined) };
+    };
+    const url = rig.command({ kind: "exec", command: [], start, wanted: { ...everything, terminal: true, stderr: false } });
+    const { resize, client } = await connect(url, v4, true);
+    resize?.write('{"Width":80,"Height":24}{"Width":90,"Height":34}');
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    expect(rig.sizes).toEqual([]);
+    begin();
+    await until(() => rig.sizes.length === 1, "a size");
+    expect(rig.sizes).toEqual([{ columns: 90, rows: 34 }]);
+    client.destroy();
   });
 
   it("does not end a terminal's input when the client does", async () => {
