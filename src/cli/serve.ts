@@ -11,7 +11,9 @@ export async function serve(sources: ConfigSources): Promise<void> {
   if (process.env["BERTH_FAILPOINTS"]) setFailpoints(process.env["BERTH_FAILPOINTS"]);
   process.on("unhandledRejection", (reason) => log.error({ err: describeError(reason) }, "unhandled rejection"));
   process.on("uncaughtException", (error) => log.error({ err: describeError(error), stack: error.stack }, "uncaught exception"));
-  const daemon = await startDaemon(config, log);
+  // Events of the native core hold nothing open: while the start waits for them alone, Node.js would end.
+  const alive = setInterval(() => undefined, 2 ** 30);
+  const daemon = await startDaemon(config, log).finally(() => clearInterval(alive));
 
   let stopping = false;
   const stop = (signal: string): void => {
