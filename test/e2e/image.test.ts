@@ -511,13 +511,7 @@ describe("broken images and registries", () => {
     own.add(repository, "1", image);
     own.blobs.set(bad.digest, bad.data);
     const files = countFiles();
-    const error = await failure(
-      pull(`${own.host}/${repository}:1`),
-      await codeOf(pull(`${own.host}/${repository}:1`)),
-      `${repository}:1`,
-      ...texts,
-    );
-    expect([status.DATA_LOSS, status.INVALID_ARGUMENT, status.INTERNAL, status.FAILED_PRECONDITION]).toContain(error.code);
+    await failure(pull(`${own.host}/${repository}:1`), status.DATA_LOSS, `${repository}:1`, ...texts);
     expect(await imageOf(`${own.host}/${repository}:1`)).toBeNull();
     await until("nothing of it is left", () => countFiles() === files, countFiles);
   };
@@ -678,7 +672,7 @@ describe("broken images and registries", () => {
 
   test("references that are none are INVALID_ARGUMENT", async () => {
     for (const reference of [
-      "UPPER/case",
+      "host.test/UPPER",
       "a b",
       "host/x:tag:tag",
       "x@sha256:short",
@@ -793,11 +787,4 @@ test("a container is created from the name of an image as well as from its id", 
 
 function countFiles(): number {
   return readdirSync(node.directories.root, { recursive: true }).length;
-}
-
-async function codeOf(call: Promise<unknown>): Promise<status> {
-  return call.then(
-    () => status.OK,
-    (error: { code: status }) => error.code,
-  );
 }
