@@ -17,7 +17,8 @@ const minutes = 60_000;
 
 /**
  * `groups`: Debian packages beyond those that build. `root`: needs root, and runs in a network namespace of its own so that
- * bridges, addresses and NAT rules never touch the host's. `built`: runs against dist/. `tools`: Go programs.
+ * bridges, addresses and NAT rules never touch the host's. `built`: runs against dist/. `tools`: Go programs. `nightly`: another
+ * timeout for the long tier.
  */
 const stages = {
   unit: { groups: [], timeout: 5 * minutes },
@@ -26,7 +27,7 @@ const stages = {
   security: { groups: ["run", "demo", "test"], timeout: 15 * minutes, root: true, built: true },
   fault: { groups: ["run", "demo", "test"], timeout: 15 * minutes, root: true, built: true },
   conformance: { groups: ["run", "demo", "test"], timeout: 30 * minutes, root: true, built: true, tools: ["crictl", "critest"] },
-  vm: { groups: ["run", "demo", "test", "vm"], timeout: 20 * minutes, built: true, script: "scripts/test-vm.mjs" },
+  vm: { groups: ["run", "demo", "test", "vm"], timeout: 20 * minutes, nightly: 120 * minutes, built: true, script: "scripts/test-vm.mjs" },
 };
 
 /** What a stage name on the command line runs. Stages without a test yet are left out of the lists, not out of the table. */
@@ -101,7 +102,8 @@ async function runPlan(plan, deadline, vitestOptions) {
       fail(stage, "not run: the time for all stages is used up");
       continue;
     }
-    const timeout = Math.min(stages[stage]?.timeout ?? 60 * minutes, left);
+    const { timeout: usual = 60 * minutes, nightly = usual } = stages[stage] ?? {};
+    const timeout = Math.min(process.env.BERTH_TIER === "nightly" ? nightly : usual, left);
     try {
       await timed(stage, () => runStage(stage, timeout, vitestOptions));
     } catch (error) {
