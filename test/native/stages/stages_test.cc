@@ -971,7 +971,8 @@ void racing_links_never_escape() {
     builder.op(OpCode::kOpenSource, "source", {0, OPEN_TREE_CLONE, 0}, {shared});
     add_container(builder, root.fd, kNamespaces);
     const std::string name = "/volume/a/n" + std::to_string(round);
-    builder.op(OpCode::kMountSlot, "volume", {0, 0, 0, 0, 0}, {"", "/volume"})
+    // Private, as compiled plans have it: where the host's mounts are shared, what is mounted in the volume appeared there as well.
+    builder.op(OpCode::kMountSlot, "volume", {0, 0, 0, 0, MS_PRIVATE | MS_REC}, {"", "/volume"})
         .op(OpCode::kMountFilesystem, "target", {0, 0, 0755}, {"tmpfs", name + "/x/y", "", "tmpfs"})
         .op(OpCode::kMakeDirectory, "make", {0755, 0, 0}, {"", name + "/z"});
     pivot(builder);
