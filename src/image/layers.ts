@@ -157,7 +157,9 @@ export class LayerStore {
     const temporary = join(this.#directory, `tmp-${randomBytes(8).toString("hex")}`);
     const target = join(temporary, "fs");
     try {
-      await mkdir(target, { recursive: true, mode: 0o755 });
+      // One by one: Node.js tells a full disk as ENOENT when it makes several.
+      await mkdir(temporary, { mode: 0o755 });
+      await mkdir(target, { mode: 0o755 });
       const { bytes, inodes } = await layer.unpack(op, target);
       const info: LayerInfo = {
         chainId: layer.chainId,
