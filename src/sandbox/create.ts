@@ -171,11 +171,15 @@ class Making {
       () => kernel.pinNamespace({ process: pause, kind: "net", path: networkNamespace }),
       () => releaseNamespace(ctx, live),
     );
-    await this.#undo.step(
-      "sandbox.network",
-      () => this.#attach(),
-      (op) => releaseNetwork(ctx, op, live),
-    );
+    try {
+      await this.#undo.step(
+        "sandbox.network",
+        () => this.#attach(),
+        (op) => releaseNetwork(ctx, op, live),
+      );
+    } catch (error) {
+      throw explain(error, "sandbox.network", {});
+    }
   }
 
   /** With the pod's own network its addresses are in the file, so it comes last. */
