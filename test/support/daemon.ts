@@ -19,6 +19,8 @@ export interface NodeDirectories {
   readonly socket: string;
   readonly cniConfig: string;
   readonly cniData: string;
+  /** Plugins of a test's own, found before the installed ones. */
+  readonly cniPlugins: string;
   readonly namespaces: string;
   readonly certs: string;
   readonly registriesConfig: string;
@@ -63,6 +65,7 @@ export function makeDirectories(label: string): NodeDirectories {
     socket: join(base, "run", "berth.sock"),
     cniConfig: join(base, "cni", "net.d"),
     cniData: join(base, "cni", "data"),
+    cniPlugins: join(base, "cni", "bin"),
     namespaces: join(base, "netns"),
     certs: join(base, "certs.d"),
     registriesConfig: join(base, "registries.conf"),
@@ -71,7 +74,14 @@ export function makeDirectories(label: string): NodeDirectories {
     cgroupParent: `/${name}`,
     monitorCgroup: `/${name}-monitors`,
   };
-  for (const path of [directories.cniConfig, directories.cniData, directories.namespaces, directories.certs, directories.logs]) {
+  for (const path of [
+    directories.cniConfig,
+    directories.cniData,
+    directories.cniPlugins,
+    directories.namespaces,
+    directories.certs,
+    directories.logs,
+  ]) {
     mkdirSync(path, { recursive: true });
   }
   return directories;
@@ -124,6 +134,7 @@ policy = "${join(directories.base, "policy.json")}"
 auth_file = "${join(directories.base, "auth.json")}"
 [network]
 config_directory = "${directories.cniConfig}"
+plugin_directories = ["${directories.cniPlugins}", "/opt/cni/bin", "/usr/lib/cni"]
 namespace_directory = "${directories.namespaces}"
 cache_directory = "${directories.cniData}"
 `,

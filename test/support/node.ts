@@ -613,16 +613,21 @@ export function parseLog(text: string): LogLine[] {
     });
 }
 
-/** The error of a call that has to fail, with this code. */
-export async function failure(call: Promise<unknown>, code: status, ...texts: (string | RegExp)[]): Promise<ServiceError> {
+/** The error of a call that has to fail with this code, or one of these. */
+export async function failure(
+  call: Promise<unknown>,
+  code: status | readonly status[],
+  ...texts: readonly (string | RegExp)[]
+): Promise<ServiceError> {
+  const names = [code].flat().map((one) => status[one]);
   let error: ServiceError | null = null;
   try {
     await call;
   } catch (thrown) {
     error = thrown as ServiceError;
   }
-  if (error === null) throw new Error(`the call succeeded; expected ${status[code]}`);
-  expect(`${status[error.code]}: ${error.details}`).toMatch(new RegExp(`^${status[code]}: `));
+  if (error === null) throw new Error(`the call succeeded; expected ${names.join(" or ")}`);
+  expect(`${status[error.code]}: ${error.details}`).toMatch(new RegExp(`^(${names.join("|")}): `));
   for (const text of texts) {
     if (typeof text === "string") expect(error.details).toContain(text);
     else expect(error.details).toMatch(text);
