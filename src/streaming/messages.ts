@@ -1,6 +1,6 @@
 /**
  * Between the daemon's main thread and the thread that serves the streams. Descriptors travel as numbers: both threads are
- * of one process. Whoever posts one gives it away (docs/adr/0009-streams-in-a-worker.md).
+ * of one process. Whoever posts one gives it away (docs/adr/0011-streams-in-a-worker.md).
  *
  *   worker ── listening | failed ─▶ main
  *   worker ── claim ─────────────▶ main ──▶ claimed (a session begins) or refused
